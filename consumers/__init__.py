@@ -1,0 +1,1 @@
+"""What uses embeddings: training joins, online fetch, attention head, rankers."""

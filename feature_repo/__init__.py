@@ -1,0 +1,1 @@
+"""The feature repo that ships with provender: copy it, or let `provender demo` lay it out."""

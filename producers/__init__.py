@@ -1,0 +1,1 @@
+"""What computes embeddings: event logs in, snapshots out."""
