@@ -1,4 +1,4 @@
-"""One exception a cause; every message names the thing, what was found, what was expected, the remedy."""
+"""One exception a cause: each names the thing, what was found, what was expected, the remedy."""
 
 from __future__ import annotations
 

@@ -149,5 +149,5 @@ def check_unchanged(old: EmbeddingSpec, new: EmbeddingSpec) -> None:
         f"embedding view {new.view_name}",
         found=described[0],
         expected=f"{described[1]}, as registered",
-        remedy=f"Declare it as version {new.version + 1}: it can live beside version {old.version}.",
+        remedy=f"Declare it as version {new.version + 1}; both can live side by side.",
     )

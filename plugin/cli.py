@@ -1,0 +1,61 @@
+"""The ``provender`` command; every subcommand is imported only when it is asked for.
+
+provender demo            # everything, from simulated events to a ranked request
+provender COMMAND --help  # each help ends in an example
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import NamedTuple
+
+import click
+
+
+class Command(NamedTuple):
+    """Where a subcommand lives, as ``module:attribute``, and what it does in one line."""
+
+    path: str
+    help: str
+
+
+#: The plugin imports neither producers nor consumers: it knows their commands by name alone.
+COMMANDS = {
+    "demo": Command("provender.plugin.demo:demo", "Walk the whole path, events to ranked request."),
+    "simulate": Command("provender.producers.commands:simulate", "Write a simulated ads world."),
+    "produce": Command("provender.producers.commands:produce", "Train and write snapshots."),
+    "evaluate": Command("provender.producers.commands:evaluate", "Predict the days that followed."),
+    "rank": Command("provender.consumers.commands:rank", "Train rankers without and with vectors."),
+    "request": Command("provender.consumers.commands:request", "Answer one ranking request."),
+}
+
+
+class LateGroup(click.Group):
+    """A group whose subcommands are imported when they run, so that ``--help`` stays quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which a newcomer meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one subcommand."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].path.partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the subcommands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
+
+
+@click.command(
+    cls=LateGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with: provender demo",
+)
+@click.version_option(package_name="provender")
+def main() -> None:
+    """Versioned entity embeddings for Feast: produced, stored, joined, served."""

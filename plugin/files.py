@@ -1,0 +1,78 @@
+"""Files that are either whole or absent: staged beside their place, synced, then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+STAGING = ".staging"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` so that a reader sees the old file, the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        staged.write_bytes(data)
+        _sync(staged)
+        staged.replace(path)
+        _sync(path.parent)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sweep(staging: Path) -> None:
+    """Remove what killed processes left behind; a living process keeps its own."""
+    for left in staging.iterdir() if staging.is_dir() else ():
+        if not _is_alive(left.name.rpartition(".")[2]):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def whole_folder(root: Path, place: Path) -> Iterator[Path]:
+    """Yield an empty folder under ``root``; once the block has ended well, it stands at ``place``.
+
+    The staging area is ``root/.staging``, outside every view's own folder, so that no glob over a
+    view sees it. A block that raises, or is killed, leaves nothing at ``place``.
+
+    Raises:
+        FileExistsError: another writer was there first.
+    """
+    _sweep(root / STAGING)
+    staged = root / STAGING / f"{place.parent.name}-{place.name}.{os.getpid()}"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    try:
+        yield staged
+        for path in staged.rglob("*"):
+            _sync(path)
+        _sync(staged)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            staged.rename(place)
+        except OSError as error:
+            raise FileExistsError(error.errno, "it stands already", str(place)) from None
+        _sync(place.parent)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)

@@ -1,0 +1,254 @@
+"""Snapshots: the immutable Parquet files of one refresh of one embedding view.
+
+They lie at ``<root>/<view>/<as-of>/part-0.parquet`` beside their manifest, readable as they are by
+DuckDB, Spark and Ray. A snapshot without a manifest does not exist.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from provender.plugin.errors import SnapshotError
+from provender.plugin.files import whole_folder
+from provender.plugin.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    RunInfo,
+    SnapshotFile,
+    code_version,
+    file_digest,
+)
+from provender.plugin.spec import VECTOR_COLUMN, EmbeddingSpec
+
+PART = "part-0.parquet"
+#: Rows a Parquet row group: 16 MB of vectors at 256 dims, what a bounded reader holds at once.
+ROW_GROUP = 16_384
+_STAMP = "%Y%m%dT%H%M%SZ"
+_TIME = pa.timestamp("us", tz="UTC")
+
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One whole snapshot on disk."""
+
+    path: Path
+    manifest: Manifest
+
+    def read(self) -> tuple[pa.Array, Vectors]:
+        """Return the keys, in ascending order, and their vectors: (n, dim) float32."""
+        try:
+            parts = [pq.read_table(self.path / part.name) for part in self.manifest.files]
+        except (OSError, pa.ArrowInvalid) as error:
+            raise self._damaged(str(error)) from None
+        table = pa.concat_tables(parts).combine_chunks()
+        flat = table[VECTOR_COLUMN].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        if table.num_rows != self.manifest.rows or len(flat) != table.num_rows * self.manifest.dim:
+            raise self._damaged(f"{table.num_rows} rows with {len(flat)} floats in all")
+        keys = table[self.manifest.join_key].combine_chunks()
+        return keys, flat.astype(np.float32, copy=False).reshape(-1, self.manifest.dim)
+
+    def verify(self) -> None:
+        """Compare every file with the manifest's checksum; raises SnapshotError at the first."""
+        for part in self.manifest.files:
+            path = self.path / part.name
+            if not path.is_file():
+                raise self._damaged(f"no file {part.name}")
+            if path.stat().st_size != part.bytes or file_digest(path) != part.sha256:
+                raise self._damaged(f"other bytes in {part.name} than were written")
+
+    def _damaged(self, found: str) -> SnapshotError:
+        return SnapshotError(
+            f"snapshot {self.path}",
+            found=found,
+            expected=f"{self.manifest.rows} rows of {self.manifest.dim} floats, by its manifest",
+            remedy="Remove its folder and run the producer again for this as-of date.",
+        )
+
+
+def snapshot_path(root: Path, view_name: str, as_of: datetime) -> Path:
+    """Return the folder where the snapshot of ``view_name`` as of ``as_of`` lies or will lie."""
+    return root / view_name / as_of.astimezone(UTC).strftime(_STAMP)
+
+
+def find_snapshot(root: Path, view_name: str, as_of: datetime) -> Snapshot | None:
+    """Return the snapshot of a view as of a time, or None where there is none."""
+    path = snapshot_path(root, view_name, as_of)
+    if not (path / MANIFEST_NAME).is_file():
+        return None
+    return Snapshot(path, Manifest.read(path))
+
+
+def find_snapshots(root: Path, view_name: str) -> list[Snapshot]:
+    """Return a view's whole snapshots, ascending by as-of time."""
+    manifests = sorted((root / view_name).glob(f"*/{MANIFEST_NAME}"))
+    return [Snapshot(path.parent, Manifest.read(path.parent)) for path in manifests]
+
+
+def write_snapshot(
+    root: Path,
+    spec: EmbeddingSpec,
+    as_of: datetime,
+    keys: pa.Array,
+    vectors: Vectors,
+    run: RunInfo,
+) -> Snapshot:
+    """Write the refresh of one view as of one time, whole or not at all.
+
+    Args:
+        root: the folder of all snapshots.
+        keys: int64 or string, ascending and without repetition, length n.
+        vectors: (n, dim) float32, finite.
+
+    Writing the same content again returns what stands; other content raises SnapshotError, for a
+    snapshot never changes.
+    """
+    _check(spec, keys, vectors)
+    path = snapshot_path(root, spec.view_name, as_of)
+    checksum = content_checksum(keys, vectors)
+    try:
+        with whole_folder(root, path) as staged:
+            part = _write_part(staged / PART, spec, as_of, keys, vectors)
+            manifest = _manifest(spec, as_of, run, len(keys), (part,), checksum)
+            (staged / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n")
+    except FileExistsError:
+        return _same_or_refused(path, checksum)
+    return Snapshot(path, manifest)
+
+
+def content_checksum(keys: pa.Array, vectors: Vectors) -> str:
+    """Return the SHA-256 over keys and little-endian vectors, in hexadecimal."""
+    digest = hashlib.sha256()
+    for key in _key_bytes(keys):
+        digest.update(key)
+    digest.update(np.ascontiguousarray(vectors, dtype="<f4").data)
+    return digest.hexdigest()
+
+
+def _key_bytes(keys: pa.Array) -> Iterator[bytes]:
+    if pa.types.is_integer(keys.type):
+        yield keys.to_numpy(zero_copy_only=False).astype("<i8").tobytes()
+        return
+    lengths = pc.binary_length(keys).to_numpy(zero_copy_only=False)
+    yield lengths.astype("<i8").tobytes()
+    yield "".join(keys.to_pylist()).encode()
+
+
+def _check(spec: EmbeddingSpec, keys: pa.Array, vectors: Vectors) -> None:
+    if vectors.dtype != np.float32 or vectors.shape != (len(keys), spec.dim):
+        raise _refused(
+            spec,
+            f"{vectors.dtype} vectors of shape {vectors.shape}",
+            f"float32 of shape ({len(keys)}, {spec.dim}): one row a key, as declared",
+        )
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise _refused(spec, f"NaN or Inf in the vector of {keys[row]}", "finite numbers")
+    if not (pa.types.is_int64(keys.type) or pa.types.is_string(keys.type)):
+        raise _refused(spec, f"keys of type {keys.type}", "int64 or string keys")
+    if keys.null_count:
+        raise _refused(spec, f"{keys.null_count} null keys", "a key for every vector")
+    if len(keys) > 1 and not pc.all(pc.less(keys[:-1], keys[1:])).as_py():
+        raise _refused(spec, "keys out of order or repeated", "ascending keys, each one once")
+
+
+def _refused(spec: EmbeddingSpec, found: str, expected: str) -> SnapshotError:
+    return SnapshotError(
+        f"snapshot of {spec.view_name}",
+        found=found,
+        expected=expected,
+        remedy="Correct the producer; nothing was written.",
+    )
+
+
+def _write_part(
+    path: Path, spec: EmbeddingSpec, as_of: datetime, keys: pa.Array, vectors: Vectors
+) -> SnapshotFile:
+    created = datetime.now(UTC)
+    schema = pa.schema(
+        [
+            pa.field(spec.join_key, keys.type, nullable=False),
+            pa.field("event_timestamp", _TIME, nullable=False),
+            pa.field("created_timestamp", _TIME, nullable=False),
+            pa.field(VECTOR_COLUMN, pa.list_(pa.float32()), nullable=False),
+        ]
+    )
+    # Vectors do not compress, and decompressing them costs more than reading them: keys only.
+    compression = {name: "snappy" for name in schema.names if name != VECTOR_COLUMN}
+    compression[f"{VECTOR_COLUMN}.list.element"] = "none"
+    with pq.ParquetWriter(
+        path,
+        schema,
+        compression=compression,
+        use_dictionary=["event_timestamp", "created_timestamp"],
+    ) as writer:
+        for start in range(0, len(keys), ROW_GROUP):
+            rows = slice(start, min(start + ROW_GROUP, len(keys)))
+            count = rows.stop - rows.start
+            offsets = pa.array(np.arange(count + 1, dtype=np.int32) * spec.dim)
+            columns = [
+                keys[rows],
+                pa.repeat(pa.scalar(as_of, _TIME), count),
+                pa.repeat(pa.scalar(created, _TIME), count),
+                pa.ListArray.from_arrays(offsets, pa.array(vectors[rows].reshape(-1))),
+            ]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+    return SnapshotFile(
+        name=path.name, rows=len(keys), bytes=path.stat().st_size, sha256=file_digest(path)
+    )
+
+
+def _manifest(
+    spec: EmbeddingSpec,
+    as_of: datetime,
+    run: RunInfo,
+    rows: int,
+    files: tuple[SnapshotFile, ...],
+    checksum: str,
+) -> Manifest:
+    return Manifest(
+        run_id=run.run_id,
+        producer=run.producer,
+        config_hash=run.config_hash,
+        code_version=code_version(),
+        view=spec.view_name,
+        version=spec.version,
+        entity=spec.entity,
+        join_key=spec.join_key,
+        dim=spec.dim,
+        dtype=spec.dtype,
+        space=spec.space,
+        as_of=as_of,
+        window_start=run.window_start,
+        window_end=run.window_end,
+        rows=rows,
+        files=files,
+        checksum=checksum,
+        metrics=run.metrics,
+        parent=run.parent,
+        created_at=datetime.now(UTC),
+    )
+
+
+def _same_or_refused(path: Path, checksum: str) -> Snapshot:
+    standing = Snapshot(path, Manifest.read(path))
+    if standing.manifest.checksum == checksum:
+        return standing
+    raise SnapshotError(
+        f"snapshot {path}",
+        found="other vectors already there",
+        expected="no snapshot yet, or the same one: a snapshot never changes",
+        remedy="Remove its folder first if the refresh is really to be replaced.",
+    )
