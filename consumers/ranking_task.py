@@ -1,0 +1,103 @@
+"""The `ranking` section of a world: what was shown, and what counts as a click or a conversion.
+
+::
+
+    ranking:
+      impressions: {table: impressions, id: impression_id, user: user_id, pin: pin_id,
+                    time: event_timestamp, time_zone: UTC, context: [position, surface]}
+      labels:
+        click:      {table: engagements, match: {impression_id: impression_id},
+                     time: event_timestamp, where: "type = 'click'", within: 1d}
+        conversion: {table: conversions, match: {user_id: user_id, pin_id: pin_id},
+                     time: event_timestamp, within: 7d}
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from provender.plugin.checked_yaml import check
+from provender.plugin.world import World
+
+#: The columns that every table of impressions has, before its context and labels.
+ID, USER, PIN, TIME = "impression_id", "user_id", "pin_id", "event_timestamp"
+KEYS = (ID, USER, PIN, TIME)
+LABELS = ("click", "conversion")
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def _duration(value: object) -> object:
+    """Read "7d", "36h", "30m" or "45s"; pydantic's own forms (ISO 8601, timedelta) pass on."""
+    match = re.fullmatch(r"\s*(\d+)\s*([smhdw])\s*", value) if isinstance(value, str) else None
+    return timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration), Field(gt=timedelta(0))]
+
+
+class TimeColumn(BaseModel):
+    """Where a row's time is, and how a time without a zone is to be read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    table: str = Field(description="one of the world's tables")
+    time: str = Field(description="the column of the row's time")
+    time_unit: Literal["s", "ms", "us"] | None = Field(
+        default=None, description="of numbers since 1970-01-01 UTC; timestamps need none"
+    )
+    time_zone: str = Field(default="UTC", description="of times that do not carry a zone")
+    where: str | None = Field(default=None, description="a DuckDB condition on the table's rows")
+
+
+class Impressions(TimeColumn):
+    """What was shown to whom, one row an impression."""
+
+    id: str = Field(description="the column of the impression's id, unique")
+    user: str = Field(description="the column of the user's key")
+    pin: str = Field(description="the column of the candidate's key")
+    context: tuple[str, ...] = Field(
+        default=(), description="columns known at the time of the request, for the ranker"
+    )
+
+
+class Label(TimeColumn):
+    """An event that makes an impression a positive, if it follows soon enough."""
+
+    match: dict[Literal["impression_id", "user_id", "pin_id"], str] = Field(
+        min_length=1, description="column of the impression -> column of this table"
+    )
+    within: Duration = Field(description="the attribution window, both ends included: 1d, 12h, 30m")
+
+
+class Labels(BaseModel):
+    """The labels of the two tasks; without conversions only the click is learned."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    click: Label
+    conversion: Label | None = None
+
+    def declared(self) -> dict[str, Label]:
+        """The labels there are, by name."""
+        labels = {"click": self.click, "conversion": self.conversion}
+        return {name: label for name, label in labels.items() if label is not None}
+
+
+class RankingTask(BaseModel):
+    """The `ranking` section of a world, checked; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    impressions: Impressions
+    labels: Labels
+
+    @classmethod
+    def of_world(cls, world: World) -> RankingTask:
+        """Check the section; raises MappingError naming the key, what was found and expected."""
+        where = f"{world.path or 'world'}: ranking"
+        return check(cls, world.ranking, where)
