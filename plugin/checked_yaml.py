@@ -62,6 +62,13 @@ def check(model: type[ModelT], content: Mapping[str, Any], where: str) -> ModelT
         return model.model_validate(content)
     except ValidationError as error:
         raise _as_mapping_error(model, error, where) from None
+    except MappingError as error:  # raised by the model itself, which does not know the file
+        raise MappingError(
+            f"{where}: {error.thing}",
+            found=error.found,
+            expected=error.expected,
+            remedy=error.remedy,
+        ) from None
 
 
 def _as_mapping_error(model: type[BaseModel], error: ValidationError, where: str) -> MappingError:
