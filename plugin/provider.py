@@ -1,0 +1,82 @@
+"""The Feast provider that sees all embedding views of one ``feast plan`` or ``feast apply``.
+
+    provider: provender.plugin.provider.ProvenderProvider
+
+Stores and engines are whatever feature_store.yaml names. Each view's source refuses what is wrong
+with the view alone (:class:`provender.plugin.embedding_view.SnapshotSource`); this refuses what is
+wrong with the views together, and hand-made feature views that only look like embedding views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from glob import has_magic
+
+from feast import Entity, FeatureView, FileSource, RepoConfig
+from feast.base_feature_view import BaseFeatureView
+from feast.data_source import DataSource
+from feast.infra.infra_object import Infra
+from feast.infra.passthrough_provider import PassthroughProvider
+from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
+
+from provender.plugin.embedding_view import is_embedding_view, registered_specs, spec_of
+from provender.plugin.errors import SpecError
+from provender.plugin.spec import EmbeddingSpec
+from provender.plugin.view_checks import check_declarations
+
+
+class ProvenderProvider(PassthroughProvider):
+    """Feast's own provider, which first refuses embedding views that contradict each other."""
+
+    def plan_infra(self, config: RepoConfig, desired_registry_proto: RegistryProto) -> Infra:
+        """Check every view that `feast plan` would register, then plan as Feast does."""
+        views = [FeatureView.from_proto(view) for view in desired_registry_proto.feature_views]
+        self._check(views)
+        return super().plan_infra(config, desired_registry_proto)
+
+    def update_infra(
+        self,
+        project: str,
+        tables_to_delete: Sequence[BaseFeatureView],
+        tables_to_keep: Sequence[BaseFeatureView],
+        entities_to_delete: Sequence[Entity],
+        entities_to_keep: Sequence[Entity],
+        partial: bool,
+    ) -> None:
+        """Check every view that is about to be committed, then make its tables.
+
+        ``feast delete`` passes the view it deletes among those to keep as well: a view that goes
+        as it stands is not asked for its reasons.
+        """
+        self._check([view for view in tables_to_keep if view not in tables_to_delete])
+        super().update_infra(
+            project,
+            tables_to_delete,
+            tables_to_keep,
+            entities_to_delete,
+            entities_to_keep,
+            partial,
+        )
+
+    def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
+        """Validate as Feast does, save globs: it would look for a file of just that name."""
+        if isinstance(data_source, FileSource) and has_magic(data_source.path):
+            return
+        super().validate_data_source(config, data_source)
+
+    def _check(self, views: Sequence[BaseFeatureView]) -> None:
+        declared = [_named_spec(view) for view in views if is_embedding_view(view)]
+        if declared:
+            check_declarations(declared, registered_specs(self.repo_config))
+
+
+def _named_spec(view: BaseFeatureView) -> EmbeddingSpec:
+    spec = spec_of(view)
+    if view.name != spec.view_name:
+        raise SpecError(
+            f"embedding view {view.name}",
+            found=f"the declaration of {spec.view_name}",
+            expected=f"the name {spec.view_name}: name and version show in it",
+            remedy="Declare it with embedding_view() instead of renaming it.",
+        )
+    return spec

@@ -1,0 +1,133 @@
+"""What an embedding view is refused for: its version, its space, its stored vectors.
+
+No Feast here: the checks get declarations and paths, and :mod:`provender.plugin.provider` and
+:mod:`provender.plugin.embedding_view` call them at the right moment of ``feast apply``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import duckdb
+
+from provender.plugin.errors import SnapshotError, SpecError, VersionError
+from provender.plugin.snapshot import Snapshot, find_snapshots
+from provender.plugin.spec import VECTOR_COLUMN, EmbeddingSpec, check_unchanged
+
+#: What a snapshot's manifest must say of it, exactly as its view declares.
+_DECLARED = ("version", "entity", "join_key", "dim", "dtype", "space", "producer")
+#: Rows of the newest snapshot whose vectors are measured; its manifest vouches for the others.
+_SAMPLE = 10_000
+
+
+def check_declarations(
+    declared: Iterable[EmbeddingSpec], registered: Mapping[str, EmbeddingSpec]
+) -> None:
+    """Refuse declarations that contradict each other or the registry.
+
+    Raises:
+        SpecError: one view is declared twice.
+        VersionError: an old version number with a new meaning, or one space for two versions.
+    """
+    known = dict(registered)
+    seen: set[str] = set()
+    for spec in declared:
+        if spec.view_name in seen:
+            raise _twice(spec)
+        seen.add(spec.view_name)
+        if spec.view_name in registered:
+            check_unchanged(registered[spec.view_name], spec)
+        _check_space(spec, known.values())
+        known[spec.view_name] = spec
+
+
+def check_vectors(spec: EmbeddingSpec, path: str) -> None:
+    """Refuse files whose vectors are not what ``spec`` declares; files may be missing yet.
+
+    Beside manifests, every manifest is compared and the newest snapshot's vectors are sampled; of
+    a Parquet file without one, all vectors are measured. Files on remote storage are not opened.
+
+    Raises:
+        SnapshotError: naming the file, what is in it and what the view declares.
+    """
+    if "://" in path:
+        return
+    folder = _snapshot_folder(spec, path)
+    snapshots = find_snapshots(folder.parent, folder.name) if folder else []
+    for snapshot in snapshots:
+        _check_manifest(spec, snapshot)
+    if snapshots:
+        newest = snapshots[-1]
+        for part in newest.manifest.files:
+            _check_lengths(spec, str(newest.path / part.name), f"limit {_SAMPLE}")
+    elif _matches(path):
+        _check_lengths(spec, path, "")
+
+
+def _check_space(spec: EmbeddingSpec, others: Iterable[EmbeddingSpec]) -> None:
+    # Vectors of one space may be compared, those of two versions never: so one space, one version.
+    for other in others:
+        if (other.name, other.space) == (spec.name, spec.space) and other.version != spec.version:
+            raise VersionError(
+                f"embedding view {spec.view_name}",
+                found=f"space {spec.space!r}, which {other.view_name} has",
+                expected="a space of its own for each version",
+                remedy=f"Name another space, for example '{spec.name}_v{spec.version}'.",
+            )
+
+
+def _twice(spec: EmbeddingSpec) -> SpecError:
+    return SpecError(
+        f"embedding view {spec.view_name}",
+        found="two declarations",
+        expected="one",
+        remedy=f"Remove one, or declare it as version {spec.version + 1}.",
+    )
+
+
+def _snapshot_folder(spec: EmbeddingSpec, path: str) -> Path | None:
+    """Return the view's folder of snapshots, or None for a Parquet file or glob of the user's."""
+    pattern = Path(path)
+    is_ours = pattern.name == "part-*.parquet" and pattern.parent.name == "*"
+    return pattern.parent.parent if is_ours else None
+
+
+def _check_manifest(spec: EmbeddingSpec, snapshot: Snapshot) -> None:
+    for field in _DECLARED:
+        found, declared = getattr(snapshot.manifest, field), getattr(spec, field)
+        if found != declared:
+            raise SnapshotError(
+                f"snapshot {snapshot.path} of {spec.view_name}",
+                found=f"{field} {found!r} in its manifest",
+                expected=f"{field} {declared!r}, as declared",
+                remedy=f"Declare {field} {found!r}, or version {spec.version + 1} for the new one.",
+            )
+
+
+def _matches(path: str) -> bool:
+    """Return whether a file lies at ``path``, which may be a glob."""
+    rows = duckdb.execute("select count(*) from glob(?)", [path]).fetchone()
+    return bool(rows and rows[0])
+
+
+def _check_lengths(spec: EmbeddingSpec, path: str, limit: str) -> None:
+    sample = f"select {VECTOR_COLUMN} as vector from read_parquet(?) {limit}"
+    query = f"select min(len(vector)), max(len(vector)) from ({sample})"
+    try:
+        shortest, longest = duckdb.execute(query, [path]).fetchone() or (None, None)
+    except duckdb.Error as error:
+        raise SnapshotError(
+            f"vectors of {spec.view_name} in {path}",
+            found=str(error).splitlines()[0],
+            expected=f"Parquet with a column {VECTOR_COLUMN} of lists",
+            remedy="Write the file again, or correct the path in the declaration.",
+        ) from None
+    if {shortest, longest} - {spec.dim, None}:
+        lengths = str(shortest) if shortest == longest else f"{shortest} to {longest}"
+        raise SnapshotError(
+            f"vectors of {spec.view_name} in {path}",
+            found=f"vectors of length {lengths}",
+            expected=f"length {spec.dim}, as declared",
+            remedy=f"Declare dim {longest} under a new version, or write the vectors again.",
+        )
