@@ -174,5 +174,4 @@ def _vector_field(spec: EmbeddingSpec) -> Field:
         description=f"{spec.dim} floats in the space {spec.space}",
         vector_index=True,
         vector_length=spec.dim,
-        vector_search_metric="dot",
     )
