@@ -1,0 +1,162 @@
+"""The configuration of TransRA: every field with its check and its help, unknown keys refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from provender.plugin.errors import ConfigError
+
+
+class TransRAConfig(BaseModel):
+    """How the graph is built and how TransRA is trained on it.
+
+    The two anchors are ours (DESIGN.md): `anchor_relation` has the identity as its projection, and
+    `anchor_entities` says how rows known to the last refresh are held to their vectors. With both
+    off the model is plain TransR (Lin et al. 2015) with square projections that start at the
+    identity.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # The graph.
+    relations: dict[str, float] | None = Field(
+        None,
+        description="The relations to learn from and the weight of each in the loss; null means "
+        "all of the world's events, each with weight 1.",
+    )
+    half_life_days: float | None = Field(
+        14.0, gt=0, description="An event's weight halves in so many days; null means never."
+    )
+    degree_cap: int | None = Field(
+        200,
+        ge=1,
+        description="At most so many heaviest edges per entity and relation; null means no cap.",
+    )
+
+    # The model.
+    dim: int = Field(64, ge=1, description="The length of entity and relation vectors.")
+    anchor_relation: str | None = Field(
+        "click",
+        description="The relation whose projection is the identity, so that raw vectors can be "
+        "compared; null switches this anchor off.",
+    )
+    anchor_entities: Literal["tether", "frozen", "off"] = Field(
+        "tether",
+        description="What becomes of rows that the last refresh knows: held by a spring, held "
+        "fast, or only started from their old vectors.",
+    )
+    tether: float = Field(
+        0.1, ge=0, description="The spring's weight: tether * |x - x_old|^2 a row and chunk."
+    )
+    principal_axes: bool = Field(
+        True,
+        description="Turn the space of a first refresh so that its widest directions come first; "
+        "no score changes, and prefixes of the vectors become embeddings themselves.",
+    )
+
+    # The loss.
+    loss: Literal["softmax", "self_adversarial", "margin"] = Field(
+        "softmax", description="Sampled softmax, RotatE's self-adversarial loss, or a hinge."
+    )
+    score_scale: float = Field(
+        8.0, gt=0, description="Scores are multiplied by it before the loss (1 / temperature)."
+    )
+    margin: float = Field(
+        4.0, ge=0, description="The margin of `margin` and `self_adversarial`, in scaled scores."
+    )
+    adversarial_temperature: float = Field(
+        1.0, ge=0, description="How sharply `self_adversarial` prefers hard negatives."
+    )
+    negatives: int = Field(
+        256, ge=1, description="Negatives per side that the triples of a chunk share."
+    )
+    degree_power: float = Field(
+        0.75, ge=0, le=1, description="Negatives are drawn by degree to this power ..."
+    )
+    uniform_share: float = Field(
+        0.25, gt=0, le=1, description="... mixed with so much of the uniform distribution."
+    )
+
+    # The optimisation.
+    epochs: int = Field(20, ge=1, description="Passes over the edges of a first refresh.")
+    refresh_epochs: int = Field(
+        8, ge=1, description="Passes over the edges where a parent's vectors are the start."
+    )
+    chunk_size: int = Field(512, ge=1, description="Triples of one relation trained at once.")
+    learning_rate: float = Field(0.1, gt=0, description="Of row-wise Adagrad on the entities.")
+    refresh_learning_rate: float = Field(
+        0.05, gt=0, description="The same where a parent's vectors are the start."
+    )
+    relation_learning_rate: float = Field(
+        0.002, gt=0, description="Of Adam on relation vectors and projections."
+    )
+    init_norm: float = Field(
+        0.5, gt=0, description="The expected length of an entity's random first vector."
+    )
+    seed: int = Field(0, ge=0, description="Of every draw.")
+    checkpoint_every: int = Field(
+        500, ge=1, description="A checkpoint each so many chunks, and one at the end."
+    )
+    cpu_threads: int = Field(
+        1, ge=1, description="Threads of one CPU run; another number may change the last bits."
+    )
+
+    @field_validator("relations")
+    @classmethod
+    def _positive(cls, relations: dict[str, float] | None) -> dict[str, float] | None:
+        if relations is not None and not (relations and all(w > 0 for w in relations.values())):
+            raise ValueError("needs at least one relation, and weights above zero")
+        return relations
+
+    def relation_weight(self, relation: str) -> float:
+        """The weight of a relation in the loss; 0 where it is not learned from."""
+        return 1.0 if self.relations is None else self.relations.get(relation, 0.0)
+
+    @property
+    def hash(self) -> str:
+        """A SHA-256 of all values, the same wherever it is computed."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any], where: str = "transra") -> TransRAConfig:
+        """Check the values of a world's `transra` section; raises ConfigError."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(
+                f"{where}: {field}",
+                found=repr(first["input"]),
+                expected=first["msg"],
+                remedy=f"The fields are {', '.join(cls.model_fields)}.",
+            ) from None
+
+    @classmethod
+    def load(cls, path: Path) -> TransRAConfig:
+        """Read a YAML file of overrides; raises ConfigError."""
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(
+                str(path),
+                found=str(error),
+                expected="a readable YAML file",
+                remedy="Check the path and the file's syntax.",
+            ) from None
+        if not isinstance(values or {}, dict):
+            raise ConfigError(
+                str(path),
+                found=type(values).__name__,
+                expected="a mapping of field names to values",
+                remedy="Write one `field: value` a line.",
+            )
+        return cls.parse(values or {}, where=str(path))

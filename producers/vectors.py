@@ -1,0 +1,60 @@
+"""The vectors of one entity type, by key: what refreshes hand to each other and snapshots hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from provender.plugin.errors import CheckpointError
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """`keys` (n,) int64 or string, sorted and unique; `vectors` float32 (n, dim), in their order."""
+
+    keys: pa.Array[Any]
+    vectors: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 2 or len(self.keys) != len(self.vectors):
+            raise ValueError(f"{len(self.keys)} keys, vectors of shape {self.vectors.shape}")
+
+    @property
+    def dim(self) -> int:
+        """The length of one vector."""
+        return int(self.vectors.shape[1])
+
+
+def save_vectors(folder: Path, vectors: Mapping[str, Vectors]) -> None:
+    """Write the vectors of every entity type into an existing folder, one Parquet file each."""
+    for entity, rows in vectors.items():
+        flat = pa.array(rows.vectors.reshape(-1))
+        listed = pa.FixedSizeListArray.from_arrays(flat, rows.dim)
+        pq.write_table(pa.table({"key": rows.keys, "vector": listed}), folder / f"{entity}.parquet")
+
+
+def load_vectors(folder: Path) -> dict[str, Vectors]:
+    """Read back what :func:`save_vectors` wrote, by entity type; raises CheckpointError."""
+    try:
+        tables = {path.stem: pq.read_table(path) for path in sorted(folder.glob("*.parquet"))}
+    except (OSError, pa.ArrowInvalid) as error:
+        raise CheckpointError(
+            f"vectors in {folder}",
+            found=str(error),
+            expected="the Parquet files that the run wrote",
+            remedy="Remove the run's folder; its refresh is then warm-started from its snapshots.",
+        ) from None
+    return {entity: _rows(table) for entity, table in tables.items()}
+
+
+def _rows(table: pa.Table) -> Vectors:
+    listed = table["vector"].combine_chunks()
+    vectors = listed.flatten().to_numpy(zero_copy_only=False).reshape(-1, listed.type.list_size)
+    return Vectors(table["key"].combine_chunks(), vectors)

@@ -1,0 +1,171 @@
+"""Where training starts: random rows, or a parent's vectors by key, which then are the anchors.
+
+The parent is the last refresh, so that refreshes stay in one space, or another model's vectors for
+some entity types (PinSage's for pins), so that the spaces fit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from provender.plugin.errors import CheckpointError, ConfigError
+from provender.producers.graph import TripleGraph
+from provender.producers.transra import TransRAParameters, relation_tensors
+from provender.producers.vectors import Vectors
+
+
+@dataclass(frozen=True, eq=False)
+class Parent:
+    """The last refresh: vectors by entity type, and (r, deviation) by relation where known."""
+
+    vectors: Mapping[str, Vectors]
+    relations: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, parameters: TransRAParameters, graph: TripleGraph) -> Parent:
+        """What a finished training hands to the next."""
+        return cls(
+            {entity: parameters.vectors(graph, entity) for entity in graph.keys},
+            relation_tensors(parameters, graph),
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """A SHA-256 over everything."""
+        digest = hashlib.sha256()
+        for entity, vectors in sorted(self.vectors.items()):
+            digest.update(f"{entity}\0{vectors.vectors.shape}\0".encode())
+            digest.update(pa.record_batch([vectors.keys], names=["key"]).serialize())
+            digest.update(np.ascontiguousarray(vectors.vectors, dtype=np.float32).data)
+        for name, tensors in sorted(self.relations.items()):
+            digest.update(f"{name}\0".encode())
+            for tensor in tensors:
+                digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The anchor entities: `vectors` float32 (N, d), meaningful where `known` bool (N,) is."""
+
+    vectors: Tensor
+    known: Tensor
+
+
+def align(graph: TripleGraph, dim: int, parent: Parent | None) -> Reference:
+    """Look up every entity of the graph in the parent, by key; ConfigError if they do not fit."""
+    vectors = torch.zeros(graph.entities, dim)
+    known = torch.zeros(graph.entities, dtype=torch.bool)
+    for entity, former in (parent.vectors if parent else {}).items():
+        if entity not in graph.keys or not len(former.keys):
+            continue
+        _check_fit(entity, former, graph.keys[entity].type, dim)
+        position = pc.index_in(graph.keys[entity], value_set=former.keys)
+        found = torch.from_numpy(np.asarray(position.is_valid()))
+        rows = torch.from_numpy(position.fill_null(0).to_numpy().astype(np.int64))
+        values = torch.from_numpy(np.array(former.vectors, dtype=np.float32)).index_select(0, rows)
+        vectors[graph.span(entity)] = torch.where(found.unsqueeze(1), values, 0.0)
+        known[graph.span(entity)] = found
+    return Reference(vectors, known)
+
+
+def first_entities(
+    graph: TripleGraph, reference: Reference, norm: float, generator: torch.Generator
+) -> Tensor:
+    """The first rows (N, d): the parent's, else the mean of known neighbours, else random.
+
+    A new entity also gets a tenth of the random vector, so that twins can part.
+    """
+    count, dim = reference.vectors.shape
+    random = torch.randn(count, dim, generator=generator) * (norm / dim**0.5)
+    total, weight = _neighbour_sums(graph, reference)
+    mean = total / weight.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1)
+    near = torch.where((weight > 0).unsqueeze(1), mean + 0.1 * random, random)
+    return torch.where(reference.known.unsqueeze(1), reference.vectors, near)
+
+
+def first_relations(
+    graph: TripleGraph, dim: int, anchor: int | None, parent: Parent | None
+) -> tuple[Tensor, Tensor]:
+    """The first translations (R, d) and deviations (R, d, d): the parent's, else zeros."""
+    translation = torch.zeros(len(graph.relations), dim)
+    deviation = torch.zeros(len(graph.relations), dim, dim)
+    for index, one in enumerate(graph.relations):
+        if parent is None or one.name not in parent.relations:
+            continue
+        r, D = parent.relations[one.name]
+        if r.shape != (dim,) or D.shape != (dim, dim):
+            raise _misfit(f"relation {one.name!r} of the parent", f"dim {len(r)}", dim)
+        translation[index] = r
+        if index != anchor:
+            deviation[index] = D
+    return translation, deviation
+
+
+def save_relations(path: Path, parameters: TransRAParameters, graph: TripleGraph) -> None:
+    """Write what snapshots do not hold, r and the deviation of every relation, as safetensors."""
+    tensors = {}
+    for name, (r, D) in relation_tensors(parameters, graph).items():
+        tensors[f"{name}/translation"], tensors[f"{name}/deviation"] = r.clone(), D.clone()
+    beside = path.with_name(f".{path.name}.part")
+    save_file(tensors, beside)
+    beside.replace(path)
+
+
+def load_relations(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Read what `save_relations` wrote; raises CheckpointError."""
+    try:
+        tensors = load_file(path)
+        names = {key.removesuffix("/translation") for key in tensors if key.endswith("translation")}
+        return {
+            name: (tensors[f"{name}/translation"], tensors[f"{name}/deviation"])
+            for name in sorted(names)
+        }
+    except (OSError, SafetensorError, KeyError) as error:
+        raise CheckpointError(
+            str(path),
+            found=str(error),
+            expected="the relations of a finished run",
+            remedy="Delete the file; the next run then learns the relations anew.",
+        ) from None
+
+
+def _neighbour_sums(graph: TripleGraph, reference: Reference) -> tuple[Tensor, Tensor]:
+    """Weighted sums (N, d) of known neighbours and the weights (N,), for unknown entities."""
+    total, weight = torch.zeros_like(reference.vectors), torch.zeros(len(reference.known))
+    for new, old in ((graph.head, graph.tail), (graph.tail, graph.head)):
+        edge = torch.nonzero(reference.known[old] & ~reference.known[new]).squeeze(1)
+        rows = new[edge]
+        near = reference.vectors.index_select(0, old[edge]) * graph.weight[edge].unsqueeze(1)
+        total.index_add_(0, rows, near)
+        weight.index_add_(0, rows, graph.weight[edge])
+    return total, weight
+
+
+def _check_fit(entity: str, former: Vectors, key_type: Any, dim: int) -> None:
+    if former.dim != dim:
+        raise _misfit(f"vectors of {entity!r} from the parent", f"dim {former.dim}", dim)
+    if former.keys.type != key_type:
+        raise ConfigError(
+            f"keys of {entity!r} from the parent",
+            found=str(former.keys.type),
+            expected=str(key_type),
+            remedy="Declare the entity's key type as it was, or start a new version.",
+        )
+
+
+def _misfit(thing: str, found: str, dim: int) -> ConfigError:
+    remedy = "Set `dim` as it was, or start a new version without a parent."
+    return ConfigError(thing, found=found, expected=f"dim {dim}", remedy=remedy)
