@@ -1,0 +1,190 @@
+"""The producers' commands: simulate, produce, evaluate."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime
+from pathlib import Path
+
+import click
+from rich.progress import Progress, TaskID
+from rich.table import Table
+
+from provender.plugin.console import console, log, progress
+from provender.plugin.files import write_whole
+from provender.plugin.home import Home
+from provender.plugin.options import FOLDER, UtcTime, at_home
+from provender.plugin.repo import specs_in_repo
+from provender.plugin.world import World
+from provender.producers.evaluation import EvaluationReport, next_day
+from provender.producers.event_mapping import EventMapping
+from provender.producers.events import read_window
+from provender.producers.refresh import Job, OnStage, Refresh, refresh, restore
+from provender.producers.simulator import simulate as simulate_world
+from provender.producers.simulator_config import SimulatorConfig
+
+
+@click.command(epilog="Example: provender simulate --out world --users 3000 --pins 3000 --days 14")
+@click.option("--out", type=FOLDER, default=Path("world"), show_default=True, help="New folder.")
+@click.option("--users", default=3000, show_default=True, help="Users on the first morning.")
+@click.option("--pins", default=3000, show_default=True, help="Pins (ads) on the first morning.")
+@click.option("--days", default=14, show_default=True, help="Days to simulate.")
+@click.option("--seed", default=7, show_default=True, help="The same seed gives the same bytes.")
+@click.option(
+    "--start",
+    type=click.DateTime(["%Y-%m-%d"]),
+    default="2026-03-01",
+    show_default=True,
+    help="First day.",
+)
+@click.option(
+    "--impressions",
+    default=25.0,
+    show_default=True,
+    help="Mean impressions of a user a day.",
+)
+def simulate(
+    out: Path, users: int, pins: int, days: int, seed: int, start: date, impressions: float
+) -> None:
+    """Write a simulated ads world: impressions, engagements, offsite conversions, hidden truth.
+
+    Memory is bounded by users and pins, not by days: a hundred million impressions can be made.
+    """
+    config = SimulatorConfig.parse(
+        {
+            "users": users,
+            "pins": pins,
+            "days": days,
+            "seed": seed,
+            "start": start.date() if isinstance(start, datetime) else start,
+            "impressions_per_user": impressions,
+        }
+    )
+    with progress() as bar:
+        task = bar.add_task("simulate", total=None, note="")
+        report = simulate_world(
+            config, out, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    told = ", ".join(f"{report.counts[name]:,} {name}" for name in ("impressions", "conversions"))
+    console.print(f"{told}; click rate {report.rates['click_rate']:.2%} -> {out}")
+
+
+@click.command(epilog="Example: provender produce --home demo --as-of 2026-03-14")
+@at_home
+@click.option(
+    "--as-of",
+    "as_ofs",
+    type=UtcTime(),
+    multiple=True,
+    help="Compute embeddings from the events before this time; may be given several times.  "
+    "[default: the dates of the world file]",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+def produce(
+    home: Path,
+    world_path: Path | None,
+    data: Path | None,
+    repo: Path | None,
+    as_ofs: tuple[datetime, ...],
+    device: str,
+) -> None:
+    """Train TransRA and write the snapshots of every view that the feature repo declares.
+
+    A run that was stopped is found again and goes on; what is done is not done again.
+    """
+    job = _job(home, world_path, data, repo, device)
+    done: list[tuple[Refresh, float]] = []
+    for as_of in sorted(as_ofs) or job.world.dates.as_ofs():
+        started = time.perf_counter()
+        with _stages(f"{as_of:%Y-%m-%d}") as on_stage:
+            result = refresh(job, as_of, on_stage)
+        done.append((result, time.perf_counter() - started))
+    console.print(_refreshes(done))
+
+
+@click.command(epilog="Example: provender evaluate --home demo")
+@at_home
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+def evaluate(
+    home: Path, world_path: Path | None, data: Path | None, repo: Path | None, device: str
+) -> None:
+    """Predict the links of the days after the last as-of date, beside popularity and chance."""
+    job = _job(home, world_path, data, repo, device)
+    start, end = job.world.dates.evaluation()
+    with _stages("evaluate") as on_stage:
+        trained = restore(job, start, on_stage)
+        mapping = EventMapping.from_world(job.world)
+        work = job.home.runs / "evaluation"
+        window = read_window(mapping, job.data, trained.events, end, work)
+        on_stage("rank", 0, 1, "")
+        report = next_day(trained.parameters, trained.graph, window)
+        on_stage("rank", 1, 1, "")
+    path = job.home.reports / "evaluation.json"
+    told = {"from": start.isoformat(), "to": end.isoformat(), "metrics": report.metrics()}
+    write_whole(path, json.dumps(told, indent=2).encode())
+    console.print(_ranked(report, start, end))
+    log.print(f"written to {path}")
+
+
+def _job(
+    home: Path, world_path: Path | None, data: Path | None, repo: Path | None, device: str
+) -> Job:
+    place = Home(home)
+    world = World.load(world_path or place.world)
+    specs = specs_in_repo(repo or place.repo)
+    return Job.declare(world, data or place.data, place, tuple(specs.values()), device)
+
+
+@contextmanager
+def _stages(title: str) -> Iterator[OnStage]:
+    """Show one progress bar a stage."""
+    with progress() as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def on_stage(stage: str, done: int, total: int, note: str) -> None:
+            _advance(bar, tasks, f"{title} {stage}", done, total, note)
+
+        yield on_stage
+
+
+def _advance(
+    bar: Progress, tasks: dict[str, TaskID], name: str, done: int, total: int, note: str
+) -> None:
+    if name not in tasks:
+        tasks[name] = bar.add_task(name, total=total, note=note)
+    bar.update(tasks[name], completed=done, total=total, note=note)
+
+
+def _refreshes(done: Sequence[tuple[Refresh, float]]) -> Table:
+    table = Table(title="snapshots", show_edge=False)
+    for column in ("as of", "view", "rows", "edges", "seconds", "run"):
+        table.add_column(column)
+    for result, seconds in done:
+        for snapshot in result.snapshots:
+            manifest = snapshot.manifest
+            table.add_row(
+                f"{result.as_of:%Y-%m-%d}",
+                manifest.view,
+                f"{manifest.rows:,}",
+                f"{manifest.metrics.get('edges') or 0:,.0f}",
+                "done before" if result.done_before else f"{seconds:.1f}",
+                result.run_id,
+            )
+    return table
+
+
+def _ranked(report: EvaluationReport, start: datetime, end: datetime) -> Table:
+    title = f"links of {start:%Y-%m-%d} to {end:%Y-%m-%d}, ranked among all candidates"
+    table = Table(title=title, show_edge=False)
+    for column in ("relation", "pairs", "", "MRR", "Hits@10", "Recall@100"):
+        table.add_column(column)
+    for one in report.relations:
+        for who in ("model", "popularity", "random"):
+            ranking = getattr(one, who)
+            first = (one.relation, f"{one.pairs:,}") if who == "model" else ("", "")
+            figures = (ranking.mrr, ranking.hits[10], ranking.recall[100])
+            table.add_row(*first, who, *(f"{figure:.4f}" for figure in figures))
+    return table

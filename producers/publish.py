@@ -1,0 +1,65 @@
+"""Publishing: the vectors of one run become snapshots, one for each view, all of the same run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from provender.plugin.errors import ConfigError, SnapshotError
+from provender.plugin.manifest import RunInfo
+from provender.plugin.snapshot import Snapshot, find_snapshot, write_snapshot
+from provender.plugin.spec import EmbeddingSpec
+from provender.producers.vectors import Vectors
+
+
+def publish(
+    root: Path,
+    specs: Sequence[EmbeddingSpec],
+    as_of: datetime,
+    vectors: Mapping[str, Vectors],
+    run: RunInfo,
+) -> list[Snapshot]:
+    """Write the snapshot of every view from the vectors of its entity type.
+
+    A view whose snapshot this run has written before is left as it is, so that a run which was
+    killed between two views is completed by running it again.
+
+    Raises ConfigError for a view of an entity that the run has no vectors of.
+    """
+    for spec in specs:
+        if spec.entity not in vectors:
+            raise ConfigError(
+                f"embedding view {spec.view_name}",
+                found=f"no vectors of entity {spec.entity}",
+                expected=f"one of {', '.join(sorted(vectors))}",
+                remedy="Declare the entity in the world file, or take the view out of the repo.",
+            )
+    return [
+        write_snapshot(
+            root, spec, as_of, vectors[spec.entity].keys, vectors[spec.entity].vectors, run
+        )
+        for spec in specs
+    ]
+
+
+def published(
+    root: Path, specs: Sequence[EmbeddingSpec], as_of: datetime, run_id: str
+) -> list[Snapshot]:
+    """Return the snapshots that a run has written already.
+
+    Raises SnapshotError where another run's snapshot stands in a place: the events or the
+    configuration have changed since, and one version does not mean two things.
+    """
+    found = [find_snapshot(root, spec.view_name, as_of) for spec in specs]
+    standing = [snapshot for snapshot in found if snapshot is not None]
+    for snapshot in standing:
+        if snapshot.manifest.run_id != run_id:
+            raise SnapshotError(
+                f"snapshot {snapshot.path}",
+                found=f"run {snapshot.manifest.run_id}, of another configuration or parent",
+                expected=f"run {run_id}",
+                remedy="Declare the change as a new version of the view, or remove the snapshots "
+                "from this date on to compute them again.",
+            )
+    return standing
