@@ -10,11 +10,12 @@ from typing import Self
 import duckdb
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from provender.plugin.csv_files import csv_scan
 from provender.plugin.databases import stream_query
 from provender.plugin.errors import ConfigError, MappingError, SourceError
 
 PARQUET = (".parquet", ".pq")
-CSV = (".csv", ".csv.gz", ".csv.zst", ".tsv", ".tsv.gz")
+CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 
 
 class TableSource(BaseModel):
@@ -71,8 +72,7 @@ def open_tables(
 ) -> duckdb.DuckDBPyConnection:
     """A connection with one view a table; nothing is read yet but what databases send.
 
-    CSV columns are text unless `types` says otherwise, so that no guess about a type turns a
-    bad cell into a failed file or strips zeros off an id. A database's rows are streamed into
+    CSV columns are text unless `types` says otherwise. A database's rows are streamed into
     Parquet under `work`, where DuckDB also spills what does not fit into `memory_limit`.
 
     Args:
@@ -257,13 +257,7 @@ def _scan(
             )
         _check_time_zones(connection, thing, names)
         return f"SELECT * FROM read_parquet({names}, hive_partitioning = false)"
-    delimiter = "\t" if ".tsv" in files[0].name else ","
-    # The dialect is said and not guessed: a guess from a sample can swallow rows silently.
-    scan = (
-        f"read_csv({names}, all_varchar = true, header = true, delim = {literal(delimiter)}, "
-        "quote = '\"', escape = '\"', comment = '', skip = 0, nullstr = '', "
-        "hive_partitioning = false)"
-    )
+    scan = csv_scan(thing, files)
     casts = ", ".join(f"TRY_CAST({quoted(c)} AS {t}) AS {quoted(c)}" for c, t in types.items())
     return f"SELECT * {f'REPLACE ({casts}) ' if casts else ''}FROM {scan}"
 
