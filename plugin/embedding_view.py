@@ -23,6 +23,8 @@ from provender.plugin.view_checks import check_declarations, check_vectors
 
 TIME_COLUMN = "event_timestamp"
 CREATED_COLUMN = "created_timestamp"
+#: What stands beside the key in the files of every embedding view.
+COLUMNS = (TIME_COLUMN, CREATED_COLUMN, VECTOR_COLUMN)
 
 
 class SnapshotSource(FileSource):
@@ -163,6 +165,13 @@ def _key_field(spec: EmbeddingSpec, entity: Entity) -> Field:
             found="no value_type",
             expected="the type of its key",
             remedy="Give the entity one, for example value_type=ValueType.INT64.",
+        )
+    if entity.join_key in COLUMNS:
+        raise SpecError(
+            f"embedding view {spec.view_name}, entity {entity.name}",
+            found=f"join key {entity.join_key!r}",
+            expected=f"a name other than {', '.join(COLUMNS)}",
+            remedy="Rename the key column: those stand beside it in the same files.",
         )
     return Field(name=entity.join_key, dtype=from_value_type(entity.value_type))
 

@@ -107,27 +107,43 @@ def _check_manifest(spec: EmbeddingSpec, snapshot: Snapshot) -> None:
 
 def _matches(path: str) -> bool:
     """Return whether a file lies at ``path``, which may be a glob."""
-    rows = duckdb.execute("select count(*) from glob(?)", [path]).fetchone()
+    with duckdb.connect() as connection:
+        rows = connection.execute("select count(*) from glob(?)", [path]).fetchone()
     return bool(rows and rows[0])
 
 
 def _check_lengths(spec: EmbeddingSpec, path: str, limit: str) -> None:
-    sample = f"select {VECTOR_COLUMN} as vector from read_parquet(?) {limit}"
-    query = f"select min(len(vector)), max(len(vector)) from ({sample})"
-    try:
-        shortest, longest = duckdb.execute(query, [path]).fetchone() or (None, None)
-    except duckdb.Error as error:
-        raise SnapshotError(
-            f"vectors of {spec.view_name} in {path}",
-            found=str(error).splitlines()[0],
-            expected=f"Parquet with a column {VECTOR_COLUMN} of lists",
-            remedy="Write the file again, or correct the path in the declaration.",
-        ) from None
+    shortest, longest = _lengths(spec, path, limit)
     if {shortest, longest} - {spec.dim, None}:
         lengths = str(shortest) if shortest == longest else f"{shortest} to {longest}"
         raise SnapshotError(
             f"vectors of {spec.view_name} in {path}",
             found=f"vectors of length {lengths}",
             expected=f"length {spec.dim}, as declared",
-            remedy=f"Declare dim {longest} under a new version, or write the vectors again.",
+            remedy="Correct the dim in the declaration, or write the vectors again.",
         )
+
+
+def _lengths(spec: EmbeddingSpec, path: str, limit: str) -> tuple[int | None, int | None]:
+    """Return the least and greatest length of the vectors; None of no vectors at all."""
+    columns = (spec.join_key, "event_timestamp", "created_timestamp")
+    keys = ", ".join(_quoted(column) for column in columns)
+    # Without the cast a column of text would have lengths as well.
+    vector = f"cast({VECTOR_COLUMN} as float[]) as vector"
+    sample = f"select {vector}, {keys} from read_parquet(?) {limit}"
+    query = f"select min(len(vector)), max(len(vector)) from ({sample})"
+    try:
+        with duckdb.connect() as connection:
+            row = connection.execute(query, [path]).fetchone()
+    except duckdb.Error as error:
+        raise SnapshotError(
+            f"vectors of {spec.view_name} in {path}",
+            found=str(error).splitlines()[0],
+            expected=f"Parquet with the columns {', '.join(columns)} and {VECTOR_COLUMN} (floats)",
+            remedy="Write the file again, or correct the path in the declaration.",
+        ) from None
+    return (row[0], row[1]) if row else (None, None)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

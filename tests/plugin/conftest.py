@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from feast import FeatureStore
+
+REPO = Path(__file__).parents[2] / "feature_repo"
+FILES = ("feature_store.yaml", "entities.py", "sources.py", "embedding_views.py")
+FILES += ("counters.py", "services.py")
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    """The feature repo that ships, copied as a user would; its snapshots go beside it."""
+    folder = tmp_path / "feature_repo"
+    (folder / "data").mkdir(parents=True)
+    for name in FILES:
+        (folder / name).write_bytes((REPO / name).read_bytes())
+    return folder
+
+
+@pytest.fixture
+def open_store(repo: Path) -> Callable[..., FeatureStore]:
+    """Open the repo's store, with lines of feature_store.yaml replaced where a test asks."""
+
+    def opened(**replaced: str) -> FeatureStore:
+        path = repo / "feature_store.yaml"
+        lines = path.read_text().splitlines()
+        kept = [line for line in lines if line.split(":")[0] not in replaced]
+        path.write_text("\n".join([*kept, *(f"{key}: {value}" for key, value in replaced.items())]))
+        return FeatureStore(repo_path=str(repo))
+
+    return opened
+
+
+@pytest.fixture
+def store(open_store: Callable[..., FeatureStore]) -> FeatureStore:
+    return open_store()
