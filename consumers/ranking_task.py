@@ -18,7 +18,7 @@ import re
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from provender.plugin.checked_yaml import check
 from provender.plugin.world import World
@@ -63,6 +63,14 @@ class Impressions(TimeColumn):
     context: tuple[str, ...] = Field(
         default=(), description="columns known at the time of the request, for the ranker"
     )
+
+    @field_validator("context")
+    @classmethod
+    def _no_taken_names(cls, context: tuple[str, ...]) -> tuple[str, ...]:
+        taken = sorted({*KEYS, *LABELS} & set(context))
+        if taken or len(set(context)) < len(context):
+            raise ValueError(f"columns named once, none of them {', '.join((*KEYS, *LABELS))}")
+        return context
 
 
 class Label(TimeColumn):

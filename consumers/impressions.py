@@ -1,0 +1,218 @@
+"""Impressions read from the declared logs and labelled by what followed them in time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from provender.consumers.ranking_task import (
+    ID,
+    KEYS,
+    LABELS,
+    PIN,
+    TIME,
+    USER,
+    Impressions,
+    Label,
+    RankingTask,
+    TimeColumn,
+)
+from provender.plugin.errors import BadRowsError, ConfigError, MappingError
+from provender.plugin.tables import columns_of, explained, literal, open_tables, quoted
+from provender.plugin.world import World
+
+#: Under this key of the table's schema metadata stands how many bad rows were left out.
+LEFT_OUT = b"provender.left_out"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def load_impressions(
+    world: World,
+    data: Path,
+    start: datetime,
+    end: datetime,
+    observed_until: datetime,
+    work: Path,
+) -> pa.Table:
+    """Read the impressions with start <= time < end, and label them.
+
+    A label is 1 iff a matching row has impression time <= time <= impression time + within and
+    time < observed_until: what was not known yet, when `observed_until` was now, is no positive.
+
+    Returns:
+        impression_id, user_id, pin_id (int64 or string), event_timestamp (timestamp[us, UTC]), the
+        context columns, then click and conversion (int8), ordered by time and id. The number of
+        rows left out for want of an id, key or time is in the schema's metadata (LEFT_OUT).
+
+    Raises:
+        MappingError: a table, column or condition that is not there.
+        BadRowsError: an impression id that stands twice, or more bad rows than the world allows.
+    """
+    for name, time in (("start", start), ("end", end), ("observed_until", observed_until)):
+        if time.tzinfo is None:
+            raise ConfigError(
+                name, found=f"{time} without a zone", expected="UTC", remedy="Add tzinfo=UTC."
+            )
+    task = RankingTask.of_world(world)
+    needed = [task.impressions.table, *(label.table for label in task.labels.declared().values())]
+    connection = open_tables(world.tables, data, work, only=_known(world, needed))
+    try:
+        left_out = _select_impressions(connection, world, task.impressions, start, end)
+        _refuse_duplicates(connection, task.impressions.table)
+        labels = task.labels.declared()
+        for name, label in labels.items():
+            _match_label(connection, name, label, observed_until)
+        table = _labelled(connection, task.impressions.context, tuple(labels))
+    finally:
+        connection.close()
+    return table.replace_schema_metadata({LEFT_OUT: str(left_out)})
+
+
+def _known(world: World, needed: list[str]) -> list[str]:
+    for table in needed:
+        if table not in world.tables:
+            raise MappingError(
+                f"{world.path or 'world'}: ranking",
+                found=f"the table {table!r}",
+                expected=f"one of {', '.join(world.tables)}",
+                remedy="Correct the name or declare the table.",
+            )
+    return needed
+
+
+def _micros(time: datetime) -> int:
+    return (time - _EPOCH) // timedelta(microseconds=1)
+
+
+def _time_sql(connection: duckdb.DuckDBPyConnection, source: TimeColumn) -> str:
+    """SQL that gives the source's time as microseconds since 1970-01-01 UTC, null if unreadable."""
+    column, columns = quoted(source.time), columns_of(connection, source.table)
+    if source.time not in columns:
+        raise MappingError(
+            f"ranking: table {source.table}",
+            found=f"no column {source.time!r}",
+            expected=f"one of {', '.join(columns)}",
+            remedy="Correct `time` in the ranking section.",
+        )
+    if source.time_unit is not None:
+        scale = {"s": 1_000_000, "ms": 1000, "us": 1}[source.time_unit]
+        return f"cast(round(try_cast({column} as double) * {scale}) as bigint)"
+    zoned = f"epoch_us(try_cast({column} as timestamptz))"
+    naive = f"epoch_us(timezone({literal(source.time_zone)}, try_cast({column} as timestamp)))"
+    kind = columns[source.time]
+    if kind.startswith("TIMESTAMP WITH TIME ZONE"):
+        return zoned
+    if kind == "VARCHAR":  # A zone written in the text goes before the declared one.
+        carries = f"regexp_matches({column}, ':[0-9.]+ ?(Z|UTC|[+-][0-9]{{2}}(:?[0-9]{{2}})?)$')"
+        return f"case when {carries} then {zoned} else {naive} end"
+    return naive
+
+
+def _select_impressions(
+    connection: duckdb.DuckDBPyConnection,
+    world: World,
+    source: Impressions,
+    start: datetime,
+    end: datetime,
+) -> int:
+    """Make the table `provender_shown` of the good rows; returns how many bad ones there were."""
+    what = f"impressions of table {source.table}"
+    key_types = [world.entities.get(entity, "string") for entity in ("user", "pin")]
+    casts = ["bigint" if kind == "int64" else "varchar" for kind in key_types]
+    context = "".join(f", {quoted(name)}" for name in source.context)
+    with explained(f"ranking: {what}"):
+        connection.execute(
+            f"""create temp table provender_read as select
+                {quoted(source.id)} as {ID},
+                try_cast({quoted(source.user)} as {casts[0]}) as {USER},
+                try_cast({quoted(source.pin)} as {casts[1]}) as {PIN},
+                {_time_sql(connection, source)} as {TIME}{context}
+                from {quoted(source.table)} where ({source.where or "true"})"""
+        )
+    good = " and ".join(f"{key} is not null" for key in KEYS)
+    window = f"{TIME} >= {_micros(start)} and {TIME} < {_micros(end)}"
+    connection.execute(
+        f"""create temp table provender_shown as
+            select * from provender_read where {good} and {window}"""
+    )
+    query = f"select count(*), count(*) filter (not ({good})) from provender_read"
+    rows, bad = connection.execute(f"{query} where {TIME} is null or ({window})").fetchone() or (
+        0,
+        0,
+    )
+    if bad > world.max_bad_share * rows:
+        raise BadRowsError(
+            what,
+            found=f"{bad} of {rows} rows without a readable id, user, pin or time",
+            expected=f"at most a share of {world.max_bad_share}",
+            remedy="Mend the rows, filter them by `where`, or raise max_bad_share.",
+        )
+    return int(bad)
+
+
+def _refuse_duplicates(connection: duckdb.DuckDBPyConnection, table: str) -> None:
+    row = connection.execute(
+        f"""select {ID}, count(*) from provender_shown
+            group by 1 having count(*) > 1 order by 1 limit 1"""
+    ).fetchone()
+    if row is not None:
+        raise BadRowsError(
+            f"impressions of table {table}",
+            found=f"the id {row[0]!r} {row[1]} times",
+            expected="each impression once",
+            remedy="Deduplicate the log, or declare another column as the id.",
+        )
+
+
+def _match_label(
+    connection: duckdb.DuckDBPyConnection, name: str, label: Label, observed_until: datetime
+) -> None:
+    """Make the table `provender_<label>` of the impressions' ids that the label holds for."""
+    what = f"label {name} of table {label.table}"
+    keys = "".join(
+        f", {quoted(theirs)} as k{place}" for place, theirs in enumerate(label.match.values())
+    )
+    with explained(f"ranking: {what}"):
+        connection.execute(
+            f"""create temp table provender_{name}_rows as
+                select {_time_sql(connection, label)} as t{keys}
+                from {quoted(label.table)} where ({label.where or "true"})"""
+        )
+    same = " and ".join(
+        f"try_cast(l.k{place} as {_type_of(connection, ours)}) = s.{ours}"
+        for place, ours in enumerate(label.match)
+    )
+    within = label.within // timedelta(microseconds=1)
+    connection.execute(
+        f"""create temp table provender_{name} as select distinct s.{ID} as id
+            from provender_shown s join provender_{name}_rows l on {same}
+            where l.t >= s.{TIME} and l.t <= s.{TIME} + {within}
+            and l.t < {_micros(observed_until)}"""
+    )
+
+
+def _type_of(connection: duckdb.DuckDBPyConnection, column: str) -> str:
+    described = connection.execute(f"select {column} from provender_shown limit 0").description
+    return str(described[0][1]) if described else "VARCHAR"
+
+
+def _labelled(
+    connection: duckdb.DuckDBPyConnection, context: tuple[str, ...], labels: tuple[str, ...]
+) -> pa.Table:
+    extra = "".join(f", s.{quoted(name)}" for name in context)
+    flags = "".join(
+        f", cast(s.{ID} in (select id from provender_{name}) as tinyint) as {name}"
+        if name in labels
+        else f", cast(0 as tinyint) as {name}"
+        for name in LABELS
+    )
+    table: pa.Table = connection.sql(
+        f"""select s.{ID}, s.{USER}, s.{PIN}, s.{TIME}{extra}{flags}
+            from provender_shown s order by s.{TIME}, s.{ID}"""
+    ).to_arrow_table()
+    place = table.schema.get_field_index(TIME)
+    times = table[TIME].cast(pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    return table.set_column(place, TIME, times).combine_chunks()
