@@ -45,6 +45,7 @@ class ProvenderProvider(PassthroughProvider):
     ) -> None:
         """Check every view that is about to be committed, then make its tables.
 
+        Feast has the views in memory by now: after a refusal, go on with a new ``FeatureStore``.
         ``feast delete`` passes the view it deletes among those to keep as well: a view that goes
         as it stands is not asked for its reasons.
         """

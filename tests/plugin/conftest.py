@@ -7,8 +7,6 @@ import pytest
 from feast import FeatureStore
 
 REPO = Path(__file__).parents[2] / "feature_repo"
-FILES = ("feature_store.yaml", "entities.py", "sources.py", "embedding_views.py")
-FILES += ("counters.py", "services.py")
 
 
 @pytest.fixture
@@ -16,8 +14,9 @@ def repo(tmp_path: Path) -> Path:
     """The feature repo that ships, copied as a user would; its snapshots go beside it."""
     folder = tmp_path / "feature_repo"
     (folder / "data").mkdir(parents=True)
-    for name in FILES:
-        (folder / name).write_bytes((REPO / name).read_bytes())
+    for path in [*REPO.glob("*.py"), REPO / "feature_store.yaml"]:
+        if path.name != "__init__.py":
+            (folder / path.name).write_bytes(path.read_bytes())
     return folder
 
 

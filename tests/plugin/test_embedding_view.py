@@ -234,7 +234,7 @@ def test_a_version_never_changes_its_meaning(
 
 
 @pytest.mark.parametrize(
-    "settings_",
+    "lines",
     [
         {"provider": "local"},
         {"registry": "{registry_type: sql, path: 'sqlite:///REPO/registry.sqlite'}"},
@@ -242,9 +242,9 @@ def test_a_version_never_changes_its_meaning(
     ids=["Feast's own provider", "SQL registry, which commits every object at once"],
 )
 def test_it_is_refused_under_any_provider_and_registry(
-    settings_: dict[str, str], repo: Path, open_store: Callable[..., FeatureStore]
+    lines: dict[str, str], repo: Path, open_store: Callable[..., FeatureStore]
 ) -> None:
-    store = open_store(**{key: v.replace("REPO", str(repo)) for key, v in settings_.items()})
+    store = open_store(**{key: v.replace("REPO", str(repo)) for key, v in lines.items()})
     page = Entity(name="page", join_keys=["page_id"], value_type=ValueType.INT64)
     store.apply([USER, view(repo)])
     with pytest.raises(VersionError):

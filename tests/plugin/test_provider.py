@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,13 +50,14 @@ def plan(store: FeatureStore, views: Sequence[FeatureView]) -> str:
         permissions=[],
     )
     difference, _, _ = store.plan(contents)
-    return str(difference.to_string())
+    return str(difference.to_string())  # type: ignore[no-untyped-call]
 
 
 def refused(store: FeatureStore, views: Sequence[FeatureView], cause: type[ProvenderError]) -> str:
     """Return the line with which both plan and apply refuse; neither may touch the registry."""
     registry = Path(store.repo_path) / "data" / "registry.db"
-    store.list_entities()  # Feast makes an empty registry when it is first looked at
+    # At a project's very first apply Feast writes the project's name down before all else.
+    store.apply([USER])
     before = registry.read_bytes()
     with pytest.raises(cause) as planned:
         plan(store, views)
@@ -106,6 +108,15 @@ def test_two_new_versions_in_one_space_are_refused(repo: Path, store: FeatureSto
     )
 
 
+def test_a_first_apply_that_is_refused_registers_nothing(repo: Path, store: FeatureStore) -> None:
+    with pytest.raises(VersionError):
+        store.apply([USER, view(repo), view(repo, version=2)])
+    fresh = FeatureStore(repo_path=str(repo))
+    assert fresh.list_feature_views() == []
+    assert fresh.list_entities() == []
+    assert fresh.list_data_sources() == []
+
+
 def test_a_renamed_view_is_refused(repo: Path, store: FeatureStore) -> None:
     renamed = view(repo)
     renamed.name = "user_transra_v2"
@@ -117,9 +128,9 @@ def test_a_renamed_view_is_refused(repo: Path, store: FeatureStore) -> None:
 
 
 def test_a_view_declared_twice_is_refused(repo: Path, store: FeatureStore) -> None:
-    store.list_entities()
+    store.apply([USER])
     before = (repo / "data" / "registry.db").read_bytes()
-    twice = [USER, view(repo), view(repo)]
+    twice: list[Any] = [USER, view(repo), view(repo)]
     with pytest.raises(ConflictingFeatureViewNames):
         store.apply(twice)
     with pytest.raises(SpecError, match="found two declarations; expected one"):
