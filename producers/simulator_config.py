@@ -35,7 +35,7 @@ class SimulatorConfig(BaseModel):
         description="first day (UTC)",
     )
     items: int = Field(1_000, ge=1, le=100_000_000, description="offsite products on day one")
-    advertisers: int = Field(100, ge=1, le=1_000_000, description="advertisers who sell the items")
+    advertisers: int = Field(150, ge=1, le=1_000_000, description="advertisers who sell the items")
     topics: int = Field(48, ge=2, le=1_024, description="planted topics")
     impressions_per_user: float = Field(25.0, gt=0, le=1_000, description="mean, per user and day")
     saves_per_user: float = Field(1.5, ge=0, le=100, description="organic saves, user and day")
@@ -45,7 +45,7 @@ class SimulatorConfig(BaseModel):
         0.004, ge=0, le=0.5, description="conversions caused by clicks, per impression"
     )
     affinity_effect: float = Field(
-        2.4, ge=0, le=10, description="log-odds of a click from no interest in a pin to full"
+        2.1, ge=0, le=10, description="log-odds of a click from no interest in a pin to full"
     )
     targeted: float = Field(0.5, ge=0, le=1, description="share delivered by the user's interests")
     popular: float = Field(0.25, ge=0, le=1, description="share delivered by popularity")

@@ -172,7 +172,8 @@ def _repeat(counts: Ints) -> tuple[Ints, Ints]:
 def _in_day(created: Ints, midnight: int, uniform: Doubles) -> Ints:
     """Times in the day, not before the user's own creation."""
     low = np.maximum(created, midnight)
-    return low + (uniform * (midnight + LAST_START_US - low)).astype(np.int64)
+    time: Ints = low + (uniform * (midnight + LAST_START_US - low)).astype(np.int64)
+    return time
 
 
 def _deliver(

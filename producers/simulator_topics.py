@@ -15,7 +15,7 @@ Doubles: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 VECTOR_DIM = 32
-DEMAND_SD = 0.5
+DEMAND_SD = 0.3
 NOISE = 0.35
 """Length of the noise on a text or image vector, whose signal has length about 1."""
 
@@ -37,7 +37,8 @@ class Topics:
         """Topics in proportion to their demand."""
         cumulative = np.cumsum(np.exp(self.log_demand, dtype=np.float64))
         drawn = np.searchsorted(cumulative, rng.random(shape) * cumulative[-1], side="right")
-        return np.minimum(drawn, len(self) - 1).astype(np.int64)
+        topic: Ints = np.minimum(drawn, len(self) - 1)
+        return topic
 
     def show(self, rng: np.random.Generator, axes: Floats, topic: Ints, mix: Floats) -> Floats:
         """Noisy projections (n, 32) on `axes` (K, 32) of contents that mix two topics (n, 2)."""

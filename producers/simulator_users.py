@@ -85,4 +85,5 @@ def draw_topic(interests: Floats, user: Ints, uniform: Doubles) -> Ints:
     cumulative = np.cumsum(interests, axis=1, dtype=np.float64)
     cumulative = (cumulative / cumulative[:, -1:] + np.arange(rows)[:, None]).ravel()
     found = np.searchsorted(cumulative, user + uniform, side="right") - user * topics
-    return np.clip(found, 0, topics - 1).astype(np.int64)
+    topic: Ints = np.clip(found, 0, topics - 1)
+    return topic

@@ -23,7 +23,8 @@ ENTITY_BLOCK = 8_192
 SPECIALITIES = 3
 QUALITY_SD = 0.5
 APPEAL_SD = 0.5
-BUDGET_SD = 0.5
+BUDGET_SD = 0.4
+ADVERTISER_SD = 0.4
 MIXED_ANGLE = 0.7
 """Largest angle (radians) between a pin and its first topic."""
 EntityRows = tuple[str, pa.Table]
@@ -54,7 +55,10 @@ class AdsWorld:
         rng = generator(self.config.seed, Stream.ADVERTISERS)
         count = self.config.advertisers
         self.specialities = self.topics.draw(rng, (count, SPECIALITIES))
-        self._advertiser_size = np.cumsum(np.exp(rng.normal(0.0, 1.0, count)))
+        # The main businesses are spread evenly, or a topic of two pins would make them popular.
+        main = rng.permutation(len(self.topics))
+        self.specialities[:, 0] = main[np.arange(count) % len(self.topics)]
+        self._advertiser_size = np.cumsum(np.exp(rng.normal(0.0, ADVERTISER_SD, count)))
 
     def advertisers(self) -> pa.Table:
         """All advertisers (there from the start)."""
