@@ -9,9 +9,12 @@ wrong with the views together, and hand-made feature views that only look like e
 
 from __future__ import annotations
 
+import atexit
+import warnings
 from collections.abc import Sequence
 from glob import has_magic
 
+import ibis  # type: ignore[import-untyped]
 from feast import Entity, FeatureView, FileSource, RepoConfig
 from feast.base_feature_view import BaseFeatureView
 from feast.data_source import DataSource
@@ -23,6 +26,9 @@ from provender.plugin.embedding_view import is_embedding_view, registered_specs,
 from provender.plugin.errors import SpecError
 from provender.plugin.spec import EmbeddingSpec
 from provender.plugin.view_checks import check_declarations
+
+# Ibis' call, which only Ibis can change, warned of at every view that `feast materialize` reads.
+warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
 
 
 class ProvenderProvider(PassthroughProvider):
@@ -69,6 +75,15 @@ class ProvenderProvider(PassthroughProvider):
         declared = [_named_spec(view) for view in views if is_embedding_view(view)]
         if declared:
             check_declarations(declared, registered_specs(self.repo_config))
+
+
+@atexit.register
+def _close_duckdb() -> None:
+    # Feast's DuckDB store leaves Ibis' connection open, for which DuckDB 2.0 prints forty lines
+    # of "leaked" at the end of every `feast materialize`.
+    if ibis.options.default_backend is not None:
+        ibis.options.default_backend.disconnect()
+        ibis.options.default_backend = None
 
 
 def _named_spec(view: BaseFeatureView) -> EmbeddingSpec:

@@ -141,6 +141,8 @@ def test_materialize_serves_the_last_refresh(home: Path, store: FeatureStore) ->
     start, end = (T - DAY).isoformat(), (T + 2 * DAY).isoformat()
     done = feast(home / "feature_repo", "materialize", start, end)
     assert done.returncode == 0, done.stderr
+    assert "leaked" not in done.stderr
+    assert "Deprecation" not in done.stderr
     answer = store.get_online_features(
         store.get_feature_service("ranker_transra"),
         [{"user_id": 1, "pin_id": 2}, {"user_id": 9, "pin_id": 3}],
