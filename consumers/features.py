@@ -75,7 +75,8 @@ class FeatureLayout(BaseModel):
         embeddings: list[EmbeddingSpec] = []
         dense: list[DenseFeature] = []
         for projection in projections:
-            if projection.name_to_use() != projection.name or projection.join_key_map:
+            renamed = projection.name_alias or projection.join_key_map
+            if renamed or projection.version_tag is not None:
                 raise _unreadable(service, f"the view {projection.name} under another name or key")
             view = store.get_feature_view(projection.name)
             if is_embedding_view(view):

@@ -48,7 +48,8 @@ class TrainingSet:
     def batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[RankerBatch]:
         """All rows once, shuffled by seed and epoch; the last batch may be smaller."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        for rows in torch.randperm(len(self), generator=generator).split(batch_size):
+        order = torch.randperm(len(self), generator=generator)
+        for rows in torch.split(order, batch_size):
             yield self.rows.take(rows)
 
 
