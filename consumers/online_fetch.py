@@ -17,6 +17,7 @@ from feast import FeatureStore
 from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
 
 from provender.consumers.features import Column, FeatureLayout, RankerBatch, shape_batch
+from provender.consumers.ranker import Ranker
 from provender.consumers.ranking_task import PIN, USER
 from provender.plugin.errors import FetchError
 from provender.plugin.spec import VECTOR_COLUMN
@@ -31,42 +32,47 @@ class OnlineFetcher:
     Args:
         store: a feature store, of which only get_online_features is used.
         service: the registered feature service.
-        trained: the layout of the ranker to serve; another version, space or dim than it learned
-            from raises VersionError here and not in production's figures.
+        ranker: what will be served; another version, space or dim than it learned from raises
+            VersionError here, where it is noticed, and not in production's figures.
+        now: the time of all requests, for a replay; each request's own time by default.
     """
 
     def __init__(
-        self, store: FeatureStore, service: str, trained: FeatureLayout | None = None
+        self,
+        store: FeatureStore,
+        service: str,
+        *,
+        ranker: Ranker | None = None,
+        now: datetime | None = None,
     ) -> None:
         self._store = store
         self.layout = FeatureLayout.of_service(store, service)
-        if trained is not None:
-            self.layout.check_same(trained)
+        if ranker is not None:
+            self.layout.check_same(ranker.layout)
+        if now is not None and now.tzinfo is None:
+            raise _refused("now", f"{now} without a zone", "a time with its zone")
+        self._now = now
 
     def fetch(
         self,
         user_id: Key,
         pin_ids: Sequence[Key],
         context: Mapping[str, Any] | None = None,
-        *,
-        at: datetime | None = None,
     ) -> RankerBatch:
         """One row a candidate, in the order of `pin_ids`, duplicates included.
+
+        Values past their ttl at the time of the request, or from later than then, are missing.
 
         Args:
             user_id: whose request it is; the unknown have no features.
             pin_ids: the candidates.
-            context: column -> one value for all rows, or a sequence of one a candidate.
-            at: the time of the request, now by default. Values past their ttl by then, or from
-                later than then, count as missing.
+            context: column -> one value for all rows, or a sequence or array of one a candidate.
 
         Raises:
             FetchError: a key or context value that is null or NaN or of the wrong type or length,
                 or an online store that can't be read.
         """
-        instant = datetime.now(UTC) if at is None else at
-        if instant.tzinfo is None:
-            raise _refused("at", f"{at} without a zone", "a time with its zone")
+        instant = self._now or datetime.now(UTC)
         arrays = {name: _context(name, v, len(pin_ids)) for name, v in (context or {}).items()}
         columns: dict[str, Column] = {}
         for join_key in self.layout.join_keys:
@@ -139,14 +145,18 @@ def _refused(thing: str, found: str, expected: str) -> FetchError:
 
 
 def _context(name: str, value: Any, rows: int) -> pa.Array:
-    many = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
-    values = list(value) if many else [value] * rows
+    if isinstance(value, pa.Array | pa.ChunkedArray):
+        values = value.to_pylist()
+    elif isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes):
+        values = list(value)
+    else:
+        values = [value] * rows
     if len(values) != rows:
         raise _refused(f"context {name}", f"{len(values)} values", f"one, or {rows}")
     if any(each is None or each != each for each in values):
         raise _refused(f"context {name}", "null or NaN", "a value for each candidate")
     try:
-        return pa.array(values)
+        return value if isinstance(value, pa.Array) else pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         raise _refused(f"context {name}", "values of several types", "one type") from None
 
