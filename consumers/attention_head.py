@@ -63,17 +63,15 @@ class AttentionHead(nn.Module):
         super().__init__()
         _check(specs, query, width, heads)
         self.views = tuple(spec.view_name for spec in specs)
-        self.space_of = {spec.view_name: spec.space for spec in specs}
         self.query, self.heads, self.facet_dropout = query, heads, facet_dropout
         self.pairs = [
             (left.view_name, right.view_name)
             for left, right in combinations(specs, 2)
             if (left.space, left.dim) == (right.space, right.dim)
         ]
-        self.projections = nn.ModuleDict(
-            {_module_name(spec.space, spec.dim): nn.Linear(spec.dim, width) for spec in specs}
-        )
-        self._module_of = {spec.view_name: _module_name(spec.space, spec.dim) for spec in specs}
+        spaces = list(dict.fromkeys((spec.space, spec.dim) for spec in specs))
+        self.space_of = [spaces.index((spec.space, spec.dim)) for spec in specs]
+        self.projections = nn.ModuleList(nn.Linear(dim, width) for _, dim in spaces)
         self.kinds = nn.Parameter(torch.zeros(len(specs), width))
         self.nothing = nn.Parameter(torch.zeros(width))
         self.unknown = nn.Parameter(torch.zeros(width))
@@ -114,7 +112,7 @@ class AttentionHead(nn.Module):
         for place, view in enumerate(self.views):
             # Masked before the projection: a NaN times a zero weight is still a NaN.
             vector = torch.where(seen[:, place, None], vectors[view], 0.0)
-            projected.append(self.projections[self._module_of[view]](vector) + self.kinds[place])
+            projected.append(self.projections[self.space_of[place]](vector) + self.kinds[place])
         return torch.stack(projected, dim=1)
 
     def _query_token(self, tokens: Tensor, seen: Tensor) -> Tensor:
@@ -132,7 +130,7 @@ class AttentionHead(nn.Module):
         always = torch.ones(rows, 1, dtype=torch.bool, device=seen.device)
         mask = torch.cat([seen, always], dim=1)[:, None, None, :]  # (B, 1, 1, V + 1)
         answer = functional.scaled_dot_product_attention(
-            self.ask(asked).view(rows, 1, self.heads, -1).transpose(1, 2),  # (B, H, 1, d / H)
+            self.ask(asked).view(rows, 1, *split[2:]).transpose(1, 2),  # (B, H, 1, d / H)
             key.reshape(split).transpose(1, 2),
             value.reshape(split).transpose(1, 2),
             attn_mask=mask,
@@ -147,11 +145,6 @@ def _geometry(left: Tensor, right: Tensor, both: Tensor) -> Tensor:
     distance = (left - right).square().sum(1)
     cosine = functional.cosine_similarity(left, right, dim=1, eps=1e-6)
     return torch.stack([dot, cosine, -distance, both.to(dot)], dim=1)
-
-
-def _module_name(space: str, dim: int) -> str:
-    """Name a space's projection; module names may not hold a dot."""
-    return f"{space}_{dim}".replace(".", "_")
 
 
 def _check(specs: Sequence[EmbeddingSpec], query: str, width: int, heads: int) -> None:

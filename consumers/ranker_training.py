@@ -185,7 +185,7 @@ def _split(training: TrainingSet, share: float) -> tuple[TrainingSet, TrainingSe
     if not clicks or not len(held_back):
         raise TrainingError(
             "training rows",
-            found=f"{len(fitted)} to learn from with {clicks:.0f} clicks, {len(held_back)} held back",
+            found=f"{len(fitted)} to learn from with {clicks:.0f} clicks, {len(held_back)} late",
             expected="clicks to learn from, and rows of a later time to stop by",
             remedy="Take a longer span of impressions.",
         )

@@ -1,0 +1,254 @@
+"""The consumers' commands: rank and request."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pyarrow as pa
+from feast import FeatureStore
+from rich.progress import Progress
+from rich.table import Table
+
+from provender.consumers.impressions import load_impressions
+from provender.consumers.metrics import Interval, TaskMetrics
+from provender.consumers.online_fetch import OnlineFetcher
+from provender.consumers.ranker import RankerConfig, load_ranker, save_ranker
+from provender.consumers.ranker_training import (
+    Comparison,
+    LiftReport,
+    TrainingConfig,
+    compare,
+    evaluate_ranker,
+    train_ranker,
+)
+from provender.consumers.ranking_request import Ranked
+from provender.consumers.ranking_request import rank as rank_pins
+from provender.consumers.training_join import TrainingSet, training_join
+from provender.plugin.console import console, log, progress
+from provender.plugin.errors import FetchError
+from provender.plugin.files import write_whole
+from provender.plugin.home import Home
+from provender.plugin.options import UtcTime, at_home
+from provender.plugin.world import World
+
+SERVICES = {"without": "ranker_baseline", "with": "ranker_transra"}
+QUERY = "pin_transra_v1"
+NAMES = {"auc": "AUC", "log_loss": "log loss"}
+
+
+@click.command(epilog="Example: provender rank --home demo --seeds 5")
+@at_home
+@click.option("--seeds", default=5, show_default=True, help="Rankers of each kind.")
+@click.option("--epochs", default=8, show_default=True, help="Passes over the data, at most.")
+@click.option(
+    "--backfills/--no-backfills",
+    default=True,
+    show_default=True,
+    help="Whether vectors written after an impression count, as in a first run on old logs.",
+)
+def rank(
+    home: Path,
+    world_path: Path | None,
+    data: Path | None,
+    repo: Path | None,
+    seeds: int,
+    epochs: int,
+    backfills: bool,
+) -> None:
+    """Train CTR and CVR rankers without and with embeddings, and judge them on later days."""
+    place = Home(home)
+    world = World.load(world_path or place.world)
+    store = FeatureStore(str(repo or place.repo))
+    how = TrainingConfig(epochs=epochs)
+    figures: dict[str, list[dict[str, TaskMetrics]]] = {}
+    with progress() as bar:
+        joined: dict[str, tuple[TrainingSet, TrainingSet]] = {}
+        spans = _impressions(bar, world, data or place.data, place.runs / "impressions")
+        for kind, service in SERVICES.items():
+            task = bar.add_task(f"join {service}", total=2, note="")
+            parts = []
+            for span in spans:
+                parts.append(training_join(store, span, service, backfills=backfills))
+                bar.advance(task)
+            joined[kind] = (parts[0], parts[1])
+        for kind, (training, evaluation) in joined.items():
+            config = RankerConfig(query=QUERY if kind == "with" else None)
+            task = bar.add_task(f"train {kind}", total=seeds, note="")
+            for seed in range(seeds):
+                trained = train_ranker(training, config, how, seed=seed)
+                figures.setdefault(kind, []).append(evaluate_ranker(trained.ranker, evaluation))
+                save_ranker(place.rankers / f"{kind}-{seed}.safetensors", trained.ranker)
+                bar.update(task, advance=1, note=f"{trained.epochs} passes")
+    report = compare(figures["without"], figures["with"], *joined["with"])
+    rows = _rows(report)
+    told = report.model_dump(mode="json", by_alias=True)
+    told["table"] = [list(row) for row in rows]
+    path = place.reports / "lift.json"
+    write_whole(path, json.dumps(told, indent=2).encode())
+    console.print(_lift_table(rows, report))
+    log.print(f"written to {path}")
+
+
+def _impressions(bar: Progress, world: World, data: Path, work: Path) -> tuple[pa.Table, pa.Table]:
+    """Return the impressions between the refreshes, and those after the last one."""
+    first = world.dates.as_ofs()[0]
+    last, end = world.dates.evaluation()
+    task = bar.add_task("label impressions", total=2, note="")
+    # What happened after the last refresh is not known to who trains on it.
+    training = load_impressions(world, data, first, last, last, work)
+    bar.advance(task)
+    far = end + timedelta(days=365)
+    evaluation = load_impressions(world, data, last, end, far, work)
+    bar.advance(task)
+    return training, evaluation
+
+
+@click.command(epilog="Example: provender request --home demo --user 7 --candidates 500")
+@at_home
+@click.option("--user", help="Key of the user; default: one of the last evaluation day.")
+@click.option("--candidates", default=500, show_default=True, help="Pins to rank.")
+@click.option(
+    "--at", type=UtcTime(), help="Time of the request.  [default: the last as-of time of the world]"
+)
+@click.option("--repeat", default=50, show_default=True, help="Requests to take the median of.")
+@click.option("--seed", default=0, show_default=True, help="Of the choice of candidates.")
+@click.option("--top", default=5, show_default=True, help="Pins to print.")
+def request(
+    home: Path,
+    world_path: Path | None,
+    data: Path | None,
+    repo: Path | None,
+    user: str | None,
+    candidates: int,
+    at: datetime | None,
+    repeat: int,
+    seed: int,
+    top: int,
+) -> None:
+    """Rank candidates for one user from the online store, and time it."""
+    place = Home(home)
+    world = World.load(world_path or place.world)
+    ranker = load_ranker(place.rankers / "with-0.safetensors")
+    store = FeatureStore(str(repo or place.repo))
+    start, end = world.dates.evaluation()
+    shown = load_impressions(world, data or place.data, start, end, end, place.runs / "impressions")
+    pins, who, context = _draw(shown, candidates, seed)
+    key = who if user is None else _as_key(user, who)
+    fetcher = OnlineFetcher(store, SERVICES["with"], ranker=ranker, now=at or start)
+    answers = [rank_pins(fetcher, ranker, key, pins, context) for _ in range(max(repeat, 1))]
+    told = _timed(answers, key, len(pins))
+    write_whole(place.reports / "request.json", json.dumps(told, indent=2).encode())
+    console.print(_answer(answers[-1], told, top))
+
+
+def _draw(
+    shown: pa.Table, candidates: int, seed: int
+) -> tuple[list[int | str], int | str, dict[str, pa.Array]]:
+    """Draw a user of the evaluation, candidates among its pins and the context of one impression.
+
+    The context is what the page would say of a place: all candidates are asked for in the same one.
+    """
+    if not shown.num_rows:
+        raise FetchError(
+            "provender request",
+            found="no impressions after the last refresh",
+            expected="some, to draw the user and the candidates from",
+            remedy="Correct the dates of the world file.",
+        )
+    generator = np.random.default_rng(seed)
+    pins = shown["pin_id"].unique().sort()
+    chosen = generator.choice(len(pins), size=min(candidates, len(pins)), replace=False)
+    row = int(generator.integers(shown.num_rows))
+    reserved = ("impression_id", "user_id", "pin_id", "event_timestamp", "click", "conversion")
+    context = {
+        name: pa.repeat(shown[name][row], len(chosen))
+        for name in shown.column_names
+        if name not in reserved
+    }
+    return pins.take(pa.array(chosen)).to_pylist(), shown["user_id"][row].as_py(), context
+
+
+def _as_key(text: str, example: int | str) -> int | str:
+    """Read a key in the type that the world's users have."""
+    if isinstance(example, str):
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise FetchError(
+            "--user",
+            found=repr(text),
+            expected=f"a whole number, like {example}",
+            remedy="Give the key as it stands in the events.",
+        ) from None
+
+
+def _timed(answers: list[Ranked], user: int | str, candidates: int) -> dict[str, Any]:
+    whole = [1000 * (one.fetch_seconds + one.score_seconds) for one in answers]
+    fetch = [1000 * one.fetch_seconds for one in answers]
+    return {
+        "user": user,
+        "candidates": candidates,
+        "requests": len(answers),
+        "milliseconds": statistics.median(whole),
+        "milliseconds_p99": float(np.quantile(whole, 0.99)),
+        "fetch_milliseconds": statistics.median(fetch),
+        "missing": answers[-1].missing,
+    }
+
+
+def _answer(answer: Ranked, told: dict[str, Any], top: int) -> Table:
+    table = Table(
+        title=f"user {told['user']}: {told['candidates']} candidates in "
+        f"{told['milliseconds']:.1f} ms at the median of {told['requests']}",
+        show_edge=False,
+    )
+    table.add_column("pin")
+    table.add_column("p(click)", justify="right")
+    for pin, score in list(zip(answer.pins, answer.scores, strict=True))[:top]:
+        table.add_row(str(pin), f"{score:.4f}")
+    return table
+
+
+def _rows(report: LiftReport) -> list[tuple[str, str, str, str]]:
+    """Return a row a figure: name, mean without, mean with, difference with its interval."""
+    return [
+        (f"{task} {NAMES[figure]}", *_row(comparison))
+        for task, figures in report.tasks.items()
+        for figure, comparison in figures.items()
+    ]
+
+
+def _row(comparison: Comparison) -> tuple[str, str, str]:
+    if comparison.difference is None:
+        return "–", "–", comparison.reason or "undefined"
+    sides = [
+        f"{statistics.fmean(value for value in side if value is not None):.4f}"
+        for side in (comparison.without, comparison.with_)
+    ]
+    return sides[0], sides[1], _interval(comparison.difference)
+
+
+def _interval(interval: Interval) -> str:
+    if interval.low is None or interval.high is None:
+        return f"{interval.mean:+.4f}"
+    return f"{interval.mean:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"
+
+
+def _lift_table(rows: list[tuple[str, str, str, str]], report: LiftReport) -> Table:
+    table = Table(
+        title=f"rankers on {report.rows['evaluation']:,} later impressions "
+        f"({report.positives['click']:,} clicks)",
+        show_edge=False,
+    )
+    for column in ("", "without", "with embeddings", "difference (95% interval)"):
+        table.add_column(column, justify="left" if not column else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
