@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,7 +89,7 @@ def open_tables(
     """
     work.mkdir(parents=True, exist_ok=True)
     connection = _connect(work, memory_limit)
-    wanted = _closure(connection, tables, tables if only is None else only)
+    wanted = _closure(tables, tables if only is None else only)
     try:
         for name in (n for n in tables if n in wanted and tables[n].sql is None):
             _create_source_view(connection, name, tables[name], data, work)
@@ -148,22 +149,15 @@ def _connect(work: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _closure(
-    connection: duckdb.DuckDBPyConnection,
-    tables: Mapping[str, TableSource],
-    names: Collection[str],
-) -> set[str]:
-    """The named tables and all that their SQL reads."""
+def _closure(tables: Mapping[str, TableSource], names: Collection[str]) -> set[str]:
+    """The named tables and all that their SQL mentions: one too many rather than one too few."""
     wanted: set[str] = set()
-    pending = list(names)
+    pending = [name for name in names if name in tables]
     while pending:
         name = pending.pop()
-        if name in wanted or name not in tables:
-            continue
         wanted.add(name)
-        if (sql := tables[name].sql) is not None:
-            with explained(f"tables.{name}.sql"):
-                pending.extend(connection.get_table_names(sql))
+        words = set(re.findall(r"\w+", tables[name].sql or ""))
+        pending.extend(other for other in tables if other in words and other not in wanted)
     return wanted
 
 

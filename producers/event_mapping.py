@@ -113,7 +113,7 @@ class EventMapping(BaseModel):
     events: dict[Name, EventDeclaration] = Field(min_length=1)
 
     @classmethod
-    def of(cls, world: World) -> EventMapping:
+    def from_world(cls, world: World) -> EventMapping:
         """The mapping that a world declares. Raises MappingError."""
         content = world.model_dump(include={"max_bad_share", "tables", "entities", "events"})
         return check(cls, content, str(world.path or "world"))
@@ -121,7 +121,7 @@ class EventMapping(BaseModel):
     @classmethod
     def load(cls, path: Path) -> EventMapping:
         """The mapping of a world file. Raises MappingError naming the file and the key."""
-        return cls.of(World.load(path))
+        return cls.from_world(World.load(path))
 
     @model_validator(mode="after")
     def _names_exist(self) -> Self:
