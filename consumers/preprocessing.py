@@ -110,7 +110,7 @@ def _logged(dense: Tensor, logged: Sequence[bool]) -> Tensor:
     return torch.where(counts, torch.log1p(dense.clamp(min=0)), dense)
 
 
-def _scale(values: np.ndarray) -> float:  # type: ignore[type-arg]
+def _scale(values: np.ndarray) -> float:
     spread = float(values.std()) if len(values) else 0.0
     return spread if spread > 1e-6 else 1.0
 
