@@ -49,8 +49,8 @@ class TrainingSet:
         """All rows once, shuffled by seed and epoch; the last batch may be smaller."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         order = torch.randperm(len(self), generator=generator)
-        for rows in torch.split(order, batch_size):
-            yield self.rows.take(rows)
+        for start in range(0, len(self), batch_size):
+            yield self.rows.take(order[start : start + batch_size])
 
 
 def training_join(
