@@ -143,7 +143,8 @@ def _connect(work: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
         ) from None
     connection.execute(f"SET temp_directory = {literal(str(work / 'spill'))}")
     connection.execute("SET TimeZone = 'UTC'")  # naive stamps never mean this machine's zone
-    connection.execute("SET preserve_insertion_order = false")  # order is always asked for
+    # Without this an Arrow result of DuckDB 2.0 loses even the order that ORDER BY asks for.
+    connection.execute("SET preserve_insertion_order = true")
     connection.execute("SET autoinstall_known_extensions = false")
     connection.execute("SET autoload_known_extensions = false")
     return connection
@@ -178,7 +179,7 @@ def _create_source_view(
         select = _scan(connection, thing, files, source.types)
     with explained(thing):
         connection.execute(f"CREATE VIEW {quoted(name)} AS {select}")
-        if connection.execute(f"SELECT 1 FROM {quoted(name)} LIMIT 1").fetchone() is None:
+        if not connection.execute(f"SELECT 1 FROM {quoted(name)} LIMIT 1").fetchall():
             raise SourceError(
                 thing,
                 found="no rows",

@@ -49,8 +49,8 @@ def refuse_repeated(
             f"SELECT count(*), arg_min(key, key), arg_min(n, key) FROM ("
             f"SELECT {column} AS key, count(*) AS n FROM {good} WHERE {column} IS NOT NULL "
             "GROUP BY 1 HAVING count(*) > 1)"
-        ).fetchone()
-        if row and row[0]:
+        ).fetchall()[0]
+        if row[0]:
             raise BadRowsError(
                 f"events.{name} (table {event.table})",
                 found=f"{row[0]} duplicate ids: {source_column} {row[1]!r} stands {row[2]} times",
@@ -69,8 +69,8 @@ def refuse_time_zone_mix(
     found = connection.execute(
         "SELECT count(*) FILTER (zoned), count(*) FILTER (NOT zoned), "
         f"min(head) FILTER (zoned), min(head) FILTER (NOT zoned) FROM {rows} WHERE time IS NOT NULL"
-    ).fetchone()
-    if found and found[0] and found[1]:
+    ).fetchall()[0]
+    if found[0] and found[1]:
         raise SourceError(
             f"events.{name}.time (table {event.table}, column {event.time})",
             found=f"a time zone mix: {found[0]} times have a zone (first {event.head_column} "

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -46,6 +46,7 @@ __all__ = ["EventSet", "ReadReport", "Relation", "read_events", "read_window"]
 
 #: Under this key of a window's schema metadata stands, as JSON, how many events were left out.
 LEFT_OUT = b"provender.left_out"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 KEY_TYPES = {"int64": pa.int64(), "string": pa.string()}
 
 
@@ -223,8 +224,8 @@ def _first_time(reading: _Reading, report: ReadReport) -> datetime:
             remedy="Choose a later as-of time, or correct `time`, `time_unit` and `where`.",
         )
     union = " UNION ALL ".join(f"SELECT time FROM {reading.good(name)}" for name in timed)
-    row = reading.connection.execute(f"SELECT epoch_us(min(time)) FROM ({union})").fetchone()
-    return datetime.fromtimestamp((row[0] if row else 0) / 1_000_000, UTC)
+    first = reading.connection.execute(f"SELECT epoch_us(min(time)) FROM ({union})").fetchall()
+    return EPOCH + timedelta(microseconds=first[0][0])
 
 
 def _write_ids(reading: _Reading, folder: Path) -> dict[str, int]:
