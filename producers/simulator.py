@@ -105,6 +105,13 @@ def simulate(
             expected="a folder that is absent or empty",
             remedy="Give another folder, or run it again if the other writer has finished.",
         ) from error
+    except MemoryError as error:
+        raise SimulationError(
+            "simulator",
+            found=f"too little memory for {config.users:,} users and {config.pins:,} pins",
+            expected=f"about {config.topics * 4} bytes a user and 60 a pin, all days together",
+            remedy="Ask for fewer users and more impressions_per_user, or for fewer topics.",
+        ) from error
     except OSError as error:
         raise SimulationError(
             f"simulation folder {out}",

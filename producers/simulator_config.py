@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from provender.plugin.errors import SimulationError
 
-MAX_IMPRESSIONS_PER_DAY = 500_000_000
+MAX_EVENTS_PER_DAY = 500_000_000
 """Ids of a day lie in a range of 1e9; half of it leaves room for a busy day."""
 
 
@@ -70,9 +70,14 @@ class SimulatorConfig(BaseModel):
                 f"conversion_rate {self.conversion_rate:g} is above half of click_rate "
                 f"{self.click_rate:g}; conversions are caused by clicks"
             )
-        if self.users * self.impressions_per_user > MAX_IMPRESSIONS_PER_DAY:
+        last = max(
+            self.size(self.users, self.user_growth, self.days),
+            self.size(max(self.pins, self.items), self.pin_growth, self.days),
+        )
+        if last * (self.impressions_per_user + self.visits_per_user) > MAX_EVENTS_PER_DAY:
             raise ValueError(
-                f"users x impressions_per_user is above {MAX_IMPRESSIONS_PER_DAY:,} a day"
+                f"{last:,} users or pins on the last day x (impressions_per_user + "
+                f"visits_per_user) is above {MAX_EVENTS_PER_DAY:,}"
             )
         return self
 

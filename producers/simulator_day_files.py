@@ -14,9 +14,11 @@ import pyarrow.compute as pc
 from provender.producers.simulator_config import SimulatorConfig
 from provender.producers.simulator_days import BlockDay, Columns
 from provender.producers.simulator_files import (
+    CONVERSIONS,
     DAILY_EVENTS,
     DAILY_TRUTH,
     DAY_US,
+    ENGAGEMENTS,
     ENTITY_TABLES,
     ID_RANGE,
     SCHEMAS,
@@ -66,7 +68,8 @@ class DayFiles:
         self._day = -1
         self._given: Counter[str] = Counter()
         self.finished: list[RowGroupFile] = []
-        self.counts: Counter[str] = Counter()
+        kinds = (*ENGAGEMENTS, *CONVERSIONS, "organic save", *(f"organic {k}" for k in CONVERSIONS))
+        self.counts: Counter[str] = Counter(dict.fromkeys((*DAILY_EVENTS, *kinds), 0))
 
     def open(self, day: int) -> None:
         """Begin a day: its files, with what has been waiting for it."""

@@ -119,7 +119,15 @@ class RowGroupFile:
     def __init__(self, path: Path, schema: pa.Schema, chunk_rows: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.rows = path, 0
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd", compression_level=1)
+        # Dictionaries pay where values repeat: not for numbers with a fraction, not for own ids.
+        repeating = [field.name for field in schema if field.type in (pa.string(), pa.int64())]
+        self._writer = pq.ParquetWriter(
+            path,
+            schema,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=repeating[1:],
+        )
         self._chunk_rows = chunk_rows
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0

@@ -48,9 +48,13 @@ class Topics:
         return vectors
 
 
-def mix_of(rng: np.random.Generator, rows: int, least: float, most: float) -> Floats:
-    """Unit weights (rows, 2) on a first and a second topic, at angles in [least, most] radians."""
-    angle = rng.uniform(least, most, rows)
+def mix_of(rng: np.random.Generator, topic: Ints, most: float) -> Floats:
+    """Weights (n, 2) on a first and a second topic (n, 2), of length 1 in topic space.
+
+    The angle to the first topic is in [0, most) radians; where both are the same topic it is 0.
+    """
+    angle = rng.uniform(0.0, most, len(topic))
+    angle[topic[:, 0] == topic[:, 1]] = 0.0
     return np.column_stack([np.cos(angle), np.sin(angle)]).astype(np.float32)
 
 

@@ -96,7 +96,7 @@ class AdsWorld:
         speciality = np.searchsorted([0.6, 0.9], rng.random((size, 2)), side="right")
         self.item_advertiser[rows] = advertiser
         self.item_topic[rows] = self.specialities[advertiser[:, None], speciality]
-        self.item_mix[rows] = mix_of(rng, size, 0.0, MIXED_ANGLE / 2)
+        self.item_mix[rows] = mix_of(rng, self.item_topic[rows], MIXED_ANGLE / 2)
         self.item_appeal[rows] = rng.normal(0.0, APPEAL_SD, size)
 
     def _item_rows(self, rows: slice) -> pa.Table:
@@ -144,7 +144,7 @@ class AdsWorld:
         other = self.topics.draw(rng, (size,))
         own = rng.random(size) < 0.5
         self.pin_topic[rows, 1] = np.where(own, self.item_topic[item, 1], other)
-        self.pin_mix[rows] = mix_of(rng, size, 0.0, MIXED_ANGLE)
+        self.pin_mix[rows] = mix_of(rng, self.pin_topic[rows], MIXED_ANGLE)
         self.pin_quality[rows] = rng.normal(0.0, QUALITY_SD, size)
         self.pin_budget[rows] = np.exp(rng.normal(0.0, BUDGET_SD, size))
 
