@@ -335,6 +335,8 @@ def _train_chunk(run: _Run, state: _State, chunk: Chunk) -> float:
     mean = total.item() / len(chunk.weight)
     if not math.isfinite(mean):
         return mean
+    if D is not None and config.deviation_shrinkage:
+        total = total + config.deviation_shrinkage * len(chunk.weight) * D.square().sum()
     gradients = torch.autograd.grad(total, [rows, r] if D is None else [rows, r, D])
     _update_entities(run, state, chunk.rows, rows.detach(), gradients[0])
     state.steps[relation] += 1
@@ -350,6 +352,7 @@ def _update_entities(
     run: _Run, state: _State, ids: Tensor, values: Tensor, gradient: Tensor
 ) -> None:
     """Adagrad on the rows of a chunk, with the anchors' pull or without the rows held fast."""
+    gradient = gradient + 2 * run.config.shrinkage * values
     if run.reference is not None:
         known = run.reference.known.index_select(0, ids)
         if run.config.anchor_entities == "frozen":

@@ -84,6 +84,19 @@ class TransRAConfig(BaseModel):
         0.25, gt=0, le=1, description="... mixed with so much of the uniform distribution."
     )
 
+    # What keeps it from learning the sample by heart.
+    shrinkage: float = Field(
+        0.1,
+        ge=0,
+        description="Pulls entities to the origin: shrinkage * |x|^2 a row and chunk. What little "
+        "is known of then ranks by popularity.",
+    )
+    deviation_shrinkage: float = Field(
+        0.0,
+        ge=0,
+        description="Pulls projections to the identity: shrinkage * |deviation|^2 a triple.",
+    )
+
     # The optimisation.
     epochs: int = Field(20, ge=1, description="Passes over the edges of a first refresh.")
     refresh_epochs: int = Field(

@@ -1,0 +1,69 @@
+"""Negatives: only of the right type, by the stated distribution, seeded, hits seen."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from provender.producers.negatives import accidental_hits, build_sampler
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@settings(deadline=None)
+@given(
+    degrees=st.lists(st.integers(0, 50), min_size=1, max_size=20),
+    offset=st.integers(0, 1000),
+    power=st.floats(0, 1),
+    uniform=st.floats(0.01, 1),
+    seed=st.integers(0, 2**31),
+)
+def test_draws_stay_within_the_type(
+    degrees: list[int], offset: int, power: float, uniform: float, seed: int
+) -> None:
+    sampler = build_sampler(torch.tensor(degrees), offset, power=power, uniform_share=uniform)
+    drawn = sampler.draw(64, _generator(seed))
+    assert drawn.dtype == torch.int64
+    assert int(drawn.min()) >= offset
+    assert int(drawn.max()) < offset + len(degrees)
+    assert torch.isfinite(sampler.log_expected(drawn)).all()
+    assert sampler.log_probability.exp().sum().item() == pytest.approx(1, rel=1e-4)
+
+
+def test_the_distribution_is_the_stated_one() -> None:
+    degrees = [0, 1, 16, 81]
+    sampler = build_sampler(torch.tensor(degrees), 10, power=0.5, uniform_share=0.2)
+    stated = [0.2 / 4 + 0.8 * math.sqrt(d) / 14 for d in degrees]
+    drawn = sampler.draw(200_000, _generator()) - 10
+    assert sampler.log_probability.exp().tolist() == pytest.approx(stated, rel=1e-5)
+    assert (torch.bincount(drawn) / 200_000).tolist() == pytest.approx(stated, abs=0.005)
+
+
+def test_expected_counts_are_those_of_the_draw() -> None:
+    sampler = build_sampler(torch.tensor([1, 3]), 5, power=1.0, uniform_share=0.5)
+    expected = sampler.log_expected(torch.tensor([5, 6, 6, 5])).exp()
+    assert expected.tolist() == pytest.approx([4 * 0.375, 4 * 0.625, 4 * 0.625, 4 * 0.375])
+
+
+def test_entities_without_edges_are_drawn_alike() -> None:
+    sampler = build_sampler(torch.tensor([0, 0]), 0, power=0.75, uniform_share=0.1)
+    assert sampler.log_probability.exp().tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_the_same_seed_draws_the_same_and_leaves_the_global_state() -> None:
+    sampler = build_sampler(torch.arange(100), 0, power=0.75, uniform_share=0.1)
+    before = torch.get_rng_state()
+    assert torch.equal(sampler.draw(50, _generator(3)), sampler.draw(50, _generator(3)))
+    assert not torch.equal(sampler.draw(50, _generator(3)), sampler.draw(50, _generator(4)))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_accidental_hits() -> None:
+    hits = accidental_hits(torch.tensor([4, 7]), torch.tensor([7, 4, 7, 9]))
+    assert hits.tolist() == [[False, True, False, False], [True, False, True, False]]
