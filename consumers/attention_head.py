@@ -9,6 +9,7 @@ views in one space, T tasks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
@@ -126,16 +127,15 @@ class AttentionHead(nn.Module):
         nothing = self.nothing.expand(rows, 1, width)
         facets = self.norm(torch.cat([tokens, nothing], dim=1))  # (B, V + 1, d)
         split = (rows, views + 1, self.heads, width // self.heads)
-        key, value = self.key_value(facets).chunk(2, dim=2)
+        key, value = (part.reshape(split) for part in self.key_value(facets).chunk(2, dim=2))
+        query = self.ask(asked).view(rows, 1, *split[2:])
+        # One query and a handful of keys: faster written out than the fused kernel.
+        fit = (query * key).sum(3) / math.sqrt(split[3])  # (B, V + 1, H)
         always = torch.ones(rows, 1, dtype=torch.bool, device=seen.device)
-        mask = torch.cat([seen, always], dim=1)[:, None, None, :]  # (B, 1, 1, V + 1)
-        answer = functional.scaled_dot_product_attention(
-            self.ask(asked).view(rows, 1, *split[2:]).transpose(1, 2),  # (B, H, 1, d / H)
-            key.reshape(split).transpose(1, 2),
-            value.reshape(split).transpose(1, 2),
-            attn_mask=mask,
-        )
-        return answer.transpose(1, 2).reshape(rows, width)
+        mask = torch.cat([seen, always], dim=1)
+        weights = fit.masked_fill(~mask[:, :, None], -math.inf).softmax(dim=1)
+        answer: Tensor = (weights[..., None] * value).sum(1).reshape(rows, width)
+        return answer
 
 
 def _geometry(left: Tensor, right: Tensor, both: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Legend of shapes: B rows, D the dim of a view, F dense features.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import numpy as np
@@ -182,6 +182,10 @@ class RankerBatch:
 
     def __len__(self) -> int:
         return len(self.dense)
+
+    def without_context(self) -> RankerBatch:
+        """The same rows less what a ranker's inputs were made of already, lighter to take from."""
+        return replace(self, age_seconds={}, context={})
 
     def take(self, rows: torch.Tensor) -> RankerBatch:
         """The chosen rows, (n,) int64, in that order; a row may be taken twice."""

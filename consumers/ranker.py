@@ -9,6 +9,7 @@ Legend of shapes: B rows, X inputs.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -160,10 +161,20 @@ class _Card(BaseModel):
 
 
 def save_ranker(path: Path, ranker: Ranker) -> None:
-    """Write one safetensors file, whole or not at all: weights and, beside them, their views."""
+    """Write one safetensors file, whole or not at all: weights, their views, and a checksum."""
     card = _Card(config=ranker.config, layout=ranker.layout, preprocessing=ranker.preprocessing)
     weights = {name: tensor.contiguous() for name, tensor in ranker.state_dict().items()}
-    write_whole(path, save(weights, metadata={"provender": card.model_dump_json()}))
+    told = card.model_dump_json()
+    metadata = {"provender": told, "sha256": _checksum(told, weights)}
+    write_whole(path, save(weights, metadata=metadata))
+
+
+def _checksum(card: str, weights: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(card.encode())
+    for name in sorted(weights):
+        digest.update(f"{name} {tuple(weights[name].shape)} {weights[name].dtype}".encode())
+        digest.update(weights[name].numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_ranker(path: Path) -> Ranker:
@@ -172,9 +183,12 @@ def load_ranker(path: Path) -> Ranker:
         blob = path.read_bytes()
         length = int.from_bytes(blob[:8], "little")
         header = json.loads(blob[8 : 8 + length])
-        card = _Card.model_validate_json(header["__metadata__"]["provender"])
+        told, weights = header["__metadata__"]["provender"], load(blob)
+        if _checksum(told, weights) != header["__metadata__"]["sha256"]:
+            raise ValueError("another checksum than was written with it")
+        card = _Card.model_validate_json(told)
         ranker = Ranker(card.config, card.layout, card.preprocessing)
-        ranker.load_state_dict(load(blob))
+        ranker.load_state_dict(weights)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         found = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise CheckpointError(

@@ -58,14 +58,30 @@ def train_ranker(
     """Train a ranker on joined impressions and return it as it was at its best pass.
 
     Raises:
-        TrainingError: no clicks to learn from, or a loss that is no number.
+        TrainingError: no clicks to learn from, a view without any vector, or a loss that is no
+            number.
     """
     fitted, held_back = _split(training, how.held_back)
+    _check_vectors(fitted, config)
     preprocessing = Preprocessing.fit(training.layout, fitted.rows, sorted(fitted.rows.context))
-    torch.manual_seed(seed)
-    ranker = Ranker(config, training.layout, preprocessing)
-    ranker.start_at(_rates(fitted))
-    inputs = preprocessing(fitted.rows)
+    with torch.random.fork_rng(devices=[]):  # The caller's own random numbers stay as they were.
+        torch.manual_seed(seed)
+        ranker = Ranker(config, training.layout, preprocessing)
+        ranker.start_at(_rates(fitted))
+        epochs, loss = _fit(ranker, fitted, held_back, how, seed, on_epoch)
+    return Trained(ranker.eval(), epochs, loss)
+
+
+def _fit(
+    ranker: Ranker,
+    fitted: TrainingSet,
+    held_back: TrainingSet,
+    how: TrainingConfig,
+    seed: int,
+    on_epoch: OnEpoch | None,
+) -> tuple[int, float]:
+    """Run the training loop; the ranker ends as it was at its best pass, which is returned."""
+    inputs, rows = ranker.preprocessing(fitted.rows), fitted.rows.without_context()
     optimizer = torch.optim.AdamW(
         ranker.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay
     )
@@ -73,9 +89,11 @@ def train_ranker(
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(1, how.epochs + 1):
         ranker.train()
-        for rows in torch.randperm(len(fitted), generator=generator).split(how.batch_size):
-            batch = fitted.rows.take(rows)
-            logits = ranker.logits(inputs.index_select(0, rows), batch)
+        order = torch.randperm(len(fitted), generator=generator)
+        for start in range(0, len(order), how.batch_size):
+            chosen = order[start : start + how.batch_size]
+            batch = rows.take(chosen)
+            logits = ranker.logits(inputs.index_select(0, chosen), batch)
             loss = entire_space_loss(logits, batch.labels["click"], _conversions(batch.labels))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -95,8 +113,7 @@ def train_ranker(
         elif epoch - best_epoch >= how.patience:
             break
     ranker.load_state_dict(best)
-    ranker.eval()
-    return Trained(ranker, best_epoch, best_loss)
+    return best_epoch, best_loss
 
 
 def evaluate_ranker(ranker: Ranker, rows: TrainingSet) -> dict[str, TaskMetrics]:
@@ -138,7 +155,18 @@ def compare(
     training: TrainingSet,
     evaluation: TrainingSet,
 ) -> LiftReport:
-    """Put the figures of two rankers side by side, the same seeds in the same places."""
+    """Put the figures of two rankers side by side, the same seeds in the same places.
+
+    Raises:
+        TrainingError: a training row that is not before every evaluation row.
+    """
+    if len(training) and len(evaluation) and training.times.max() >= evaluation.times.min():
+        raise TrainingError(
+            "comparison of rankers",
+            found="training rows as late as the evaluation",
+            expected="an evaluation of later days only",
+            remedy="Part the impressions by time.",
+        )
     tasks = {
         task: {figure: _compared(without, with_, task, figure) for figure in FIGURES}
         for task in without[0]
@@ -190,6 +218,20 @@ def _split(training: TrainingSet, share: float) -> tuple[TrainingSet, TrainingSe
             remedy="Take a longer span of impressions.",
         )
     return fitted, held_back
+
+
+def _check_vectors(fitted: TrainingSet, config: RankerConfig) -> None:
+    """Refuse to learn from vectors that are all missing: it would pass as "no lift"."""
+    if config.query is None:
+        return
+    empty = [view for view, mask in fitted.rows.present.items() if not mask.any()]
+    if empty:
+        raise TrainingError(
+            "training rows",
+            found=f"no vector of {', '.join(empty)} in {len(fitted)} rows",
+            expected="vectors that were known at the time of at least some impressions",
+            remedy="Join with backfills=True if history was computed afterwards; else look at ttl.",
+        )
 
 
 def _conversions(labels: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import pyarrow as pa
+from typing import Any
 
 from provender.consumers.online_fetch import OnlineFetcher
 from provender.consumers.ranker import Ranker
@@ -35,7 +34,7 @@ def rank(
     ranker: Ranker,
     user_id: int | str,
     pin_ids: Sequence[int | str],
-    context: Mapping[str, pa.Array] | None = None,
+    context: Mapping[str, Any] | None = None,
 ) -> Ranked:
     """Rank candidates for a user by the probability of a click.
 

@@ -78,6 +78,11 @@ def world(rows: int = 400, seed: int = 0, strength: float = 3.0) -> TrainingSet:
     return TrainingSet(LAYOUT, batch, np.arange(rows, dtype=np.int64) * 1_000_000)
 
 
+def later(rows: TrainingSet) -> TrainingSet:
+    """The same rows a day later."""
+    return TrainingSet(rows.layout, rows.rows, rows.times + 86_400_000_000)
+
+
 def some_ranker(config: RankerConfig = CONFIG) -> Ranker:
     torch.manual_seed(0)
     rows = world().rows
@@ -192,7 +197,9 @@ def test_a_checkpoint_scores_the_same_to_the_bit(tmp_path: Path) -> None:
     assert loaded.layout == ranker.layout
 
 
-@pytest.mark.parametrize("damage", ["absent", "cut", "text", "foreign", "pickle"])
+@pytest.mark.parametrize(
+    "damage", ["absent", "cut", "text", "foreign", "pickle", "weight", "version"]
+)
 def test_what_is_no_whole_ranker_is_refused(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "ranker.safetensors"
     save_ranker(path, some_ranker())
@@ -205,7 +212,10 @@ def test_what_is_no_whole_ranker_is_refused(tmp_path: Path, damage: str) -> None
             "text": b"no ranker at all",
             "foreign": save({"weight": torch.zeros(3)}),
             "pickle": b"\x80\x04\x95" + json.dumps({"a": 1}).encode(),
+            "weight": whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:],
+            "version": whole.replace(b'\\"version\\":1', b'\\"version\\":2', 1),
         }[damage]
+        assert content != whole
         path.write_bytes(content)
     with pytest.raises(CheckpointError, match="Train it again") as refusal:
         load_ranker(path)
@@ -213,7 +223,7 @@ def test_what_is_no_whole_ranker_is_refused(tmp_path: Path, damage: str) -> None
 
 
 def test_the_planted_affinity_is_found_with_vectors_only() -> None:
-    training, evaluation = world(6000, seed=1), world(3000, seed=2)
+    training, evaluation = world(6000, seed=1), later(world(3000, seed=2))
     how = TrainingConfig(epochs=6, batch_size=256, learning_rate=5e-3)
     plain = CONFIG.model_copy(update={"query": None})
     judged = {
@@ -275,5 +285,30 @@ def test_no_conversions_leave_the_click_and_say_why() -> None:
     assert judged["click"].auc is not None
     assert judged["conversion"].auc is None
     assert judged["conversion"].reason == "AUC is undefined with no positives"
-    report = compare([judged], [judged], training, evaluation)
+    report = compare([judged], [judged], training, later(evaluation))
     assert report.tasks["conversion"]["auc"].difference is None
+    assert report.tasks["conversion"]["auc"].reason == "AUC is undefined with no positives"
+    json.loads(report.model_dump_json(), parse_constant=lambda name: pytest.fail(name))
+
+
+def test_an_evaluation_that_is_not_later_is_refused() -> None:
+    training, evaluation = world(300), world(50)
+    ranker = train_ranker(training, CONFIG, TrainingConfig(epochs=1), seed=0).ranker
+    judged = evaluate_ranker(ranker, evaluation)
+    with pytest.raises(TrainingError, match="as late as the evaluation"):
+        compare([judged], [judged], training, evaluation)
+
+
+def test_a_view_without_any_vector_is_refused_with_the_usual_reason() -> None:
+    training = world(300)
+    training.rows.present["user_v1"].zero_()
+    with pytest.raises(TrainingError, match=r"no vector of user_v1 .* backfills=True"):
+        train_ranker(training, CONFIG, TrainingConfig(epochs=1), seed=0)
+
+
+def test_training_leaves_the_callers_random_numbers_alone() -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(3)
+    torch.manual_seed(11)
+    train_ranker(world(300), CONFIG, TrainingConfig(epochs=1), seed=0)
+    assert torch.equal(torch.rand(3), expected)
