@@ -253,7 +253,10 @@ def _scan(
         _check_time_zones(connection, thing, names)
         return f"SELECT * FROM read_parquet({names}, hive_partitioning = false)"
     scan = csv_scan(thing, files)
-    casts = ", ".join(f"TRY_CAST({quoted(c)} AS {t}) AS {quoted(c)}" for c, t in types.items())
+    # The trim is needed: a bare TRY_CAST goes down into DuckDB's CSV reader, which then raises.
+    casts = ", ".join(
+        f"TRY_CAST(trim({quoted(c)}) AS {t}) AS {quoted(c)}" for c, t in types.items()
+    )
     return f"SELECT * {f'REPLACE ({casts}) ' if casts else ''}FROM {scan}"
 
 
