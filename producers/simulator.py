@@ -84,7 +84,7 @@ def simulate(
 ) -> SimulationReport:
     """Simulate the world of `config` into the folder `out`, which is whole or not there at all.
 
-    Writes `out`/events, `out`/truth and `out`/simulation.json (see the README for the columns).
+    Writes `out`/events, `out`/truth and `out`/simulation.json (columns: `simulator_files.SCHEMAS`).
     Where `out` already holds this very simulation, returns its report at once. `on_progress` is
     told (blocks done, blocks in all).
 
@@ -123,10 +123,12 @@ def simulate(
 
 @contextmanager
 def _staged(out: Path) -> Iterator[Path]:
-    with whole_folder(out.parent, out) as folder:
-        yield folder
-    with suppress(OSError):  # another simulation beside this one still uses it
-        (out.parent / STAGING).rmdir()
+    try:
+        with whole_folder(out.parent, out) as folder:
+            yield folder
+    finally:
+        with suppress(OSError):  # another simulation beside this one still uses it
+            (out.parent / STAGING).rmdir()
 
 
 def _find_finished(config: SimulatorConfig, out: Path) -> SimulationReport | None:

@@ -70,7 +70,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         image_vector=_VECTOR,
         crawled_timestamp=_TIME,
     ),
-    "items": _schema(item_id=_ID, advertiser_id=_ID, page_id=_ID),
+    "items": _schema(item_id=_ID, advertiser_id=_ID, page_id=_ID, created_timestamp=_TIME),
     "advertisers": _schema(advertiser_id=_ID),
     "pin_topics": _schema(pin_id=_ID, topics=_VECTOR, quality=pa.float32()),
     "interests": _schema(user_id=_ID, interests=_VECTOR),

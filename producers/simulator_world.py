@@ -9,6 +9,7 @@ never pass for a pin id.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,11 @@ BUDGET_SD = 0.4
 ADVERTISER_SD = 0.4
 MIXED_ANGLE = 0.7
 """Largest angle (radians) between a pin and its first topic."""
-EntityRows = tuple[str, pa.Table]
+
+# A cohort's items come first, then their pages are crawled, then pins promote them: parts of the
+# cohort's time.
+ITEMS_COME, PAGES_COME, PINS_COME = (0.0, 0.25), (0.25, 0.5), (0.5, 1.0)
+EntityRows: TypeAlias = tuple[str, pa.Table]
 
 
 class AdsWorld:
@@ -83,7 +88,7 @@ class AdsWorld:
             rng = generator(self.config.seed, Stream.ITEMS, cohort, block)
             rows = slice(first, min(first + ENTITY_BLOCK, last))
             self._draw_items(rng, rows)
-            yield "items", self._item_rows(rows)
+            yield "items", self._item_rows(rng, rows, earliest, latest)
             yield "pages", self._page_rows(rng, rows, earliest, latest)
         self.items = last
 
@@ -99,10 +104,17 @@ class AdsWorld:
         self.item_mix[rows] = mix_of(rng, self.item_topic[rows], MIXED_ANGLE / 2)
         self.item_appeal[rows] = rng.normal(0.0, APPEAL_SD, size)
 
-    def _item_rows(self, rows: slice) -> pa.Table:
+    def _item_rows(
+        self, rng: np.random.Generator, rows: slice, earliest: int, latest: int
+    ) -> pa.Table:
         item = np.arange(rows.start, rows.stop)
-        advertiser = self.item_advertiser[rows]
-        return table("items", {"item_id": item, "advertiser_id": advertiser, "page_id": item})
+        columns = {
+            "item_id": item,
+            "advertiser_id": self.item_advertiser[rows],
+            "page_id": item,
+            "created_timestamp": _times(rng, len(item), earliest, latest, ITEMS_COME),
+        }
+        return table("items", columns)
 
     def _page_rows(
         self, rng: np.random.Generator, rows: slice, earliest: int, latest: int
@@ -116,7 +128,7 @@ class AdsWorld:
             "advertiser_id": advertiser,
             "text_vector": vectors(self.topics.show(rng, self.topics.text_axes, topic, mix)),
             "image_vector": vectors(self.topics.show(rng, self.topics.image_axes, topic, mix)),
-            "crawled_timestamp": np.sort(rng.integers(earliest, latest, len(page))),
+            "crawled_timestamp": _times(rng, len(page), earliest, latest, PAGES_COME),
         }
         return table("pages", columns)
 
@@ -160,7 +172,7 @@ class AdsWorld:
             "page_id": item,
             "item_id": item,
             "advertiser_id": self.item_advertiser[item],
-            "created_timestamp": np.sort(rng.integers(earliest, latest, len(item))),
+            "created_timestamp": _times(rng, len(item), earliest, latest, PINS_COME),
             "image_vector": vectors(image),
         }
         return table("pins", columns)
@@ -198,3 +210,12 @@ class AdsWorld:
         dot = interests[user, topic[:, 0]] * mix[:, 0] + interests[user, topic[:, 1]] * mix[:, 1]
         cosine: Floats = dot / length[user]
         return cosine
+
+
+def _times(
+    rng: np.random.Generator, count: int, earliest: int, latest: int, part: tuple[float, float]
+) -> Ints:
+    """Ascending times (us) within a part of the time from earliest to latest."""
+    span = latest - earliest
+    low, high = (earliest + int(span * edge) for edge in part)
+    return np.sort(rng.integers(low, high, count))

@@ -194,6 +194,15 @@ def test_nothing_happens_before_its_user_and_pin_exist(root: Path) -> None:
     assert (pages.loc[conversions.page_id].to_numpy() <= conversions.event_timestamp).all()
 
 
+def test_an_item_comes_before_its_page_is_crawled_and_its_pins_are_made(root: Path) -> None:
+    items = read(root, "events/items").set_index("item_id")
+    pages = read(root, "events/pages").set_index("page_id").loc[items.page_id]
+    assert (items.created_timestamp.to_numpy() <= pages.crawled_timestamp.to_numpy()).all()
+    pins = read(root, "events/pins")
+    pages = read(root, "events/pages").set_index("page_id").loc[pins.page_id]
+    assert (pages.crawled_timestamp.to_numpy() <= pins.created_timestamp.to_numpy()).all()
+
+
 def test_new_users_and_pins_come_and_are_seen(root: Path, impressions: pd.DataFrame) -> None:
     start = pd.Timestamp(SMALL.start, tz="UTC")
     for name in ("user", "pin"):
@@ -400,7 +409,7 @@ def test_an_interrupted_simulation_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         simulate(TINY, tmp_path / "w", interrupt)
     assert not (tmp_path / "w").exists()
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert list(tmp_path.iterdir()) == []
 
 
 KILLED = """
