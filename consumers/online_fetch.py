@@ -115,17 +115,22 @@ class OnlineFetcher:
         instant: datetime,
     ) -> dict[str, Column]:
         columns: dict[str, Column] = {}
+        ages: dict[str, Ints] = {}  # One time a view and key, whatever the feature.
         for spec in self.layout.embeddings:
             if spec.join_key == join_key:
-                name = f"{spec.view_name}__{VECTOR_COLUMN}"
-                vectors, present = _vectors(answer[name].values, spec.dim, spec.view_name)
-                columns[name] = _fresh(vectors, present, answer[name], spec.ttl, instant)
+                found = answer[f"{spec.view_name}__{VECTOR_COLUMN}"]
+                ages[spec.view_name] = _ages(found, instant)
+                vectors, present = _vectors(found.values, spec.dim, spec.view_name)
+                columns[f"{spec.view_name}__{VECTOR_COLUMN}"] = _fresh(
+                    vectors, present, ages[spec.view_name], spec.ttl
+                )
         for feature in self.layout.dense:
             if feature.join_key == join_key:
-                numbers, present = _numbers(answer[feature.column].values)
-                columns[feature.column] = _fresh(
-                    numbers, present, answer[feature.column], feature.ttl, instant
-                )
+                found = answer[feature.column]
+                if feature.view not in ages:
+                    ages[feature.view] = _ages(found, instant)
+                numbers, present = _numbers(found.values)
+                columns[feature.column] = _fresh(numbers, present, ages[feature.view], feature.ttl)
         return columns
 
     def _nothing(self, join_key: str) -> dict[str, Column]:
@@ -214,17 +219,20 @@ def _numbers(
     return np.array(numbers), np.array([kind is not None for _, kind in kinds], dtype=np.bool_)
 
 
+def _ages(answer: GetOnlineFeaturesResponse.FeatureVector, instant: datetime) -> Ints:
+    """Microseconds from each value's event time to the request."""
+    stamps = [time.seconds * 1_000_000 + time.nanos // 1000 for time in answer.event_timestamps]
+    now = (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    return now - np.array(stamps, dtype=np.int64)
+
+
 def _fresh(
     values: npt.NDArray[np.floating],
     present: npt.NDArray[np.bool_],
-    answer: GetOnlineFeaturesResponse.FeatureVector,
+    ages: Ints,
     ttl: timedelta | None,
-    instant: datetime,
 ) -> Column:
     """Hold values to their ttl as the point-in-time join does: Feast's online stores do not."""
-    stamps = [time.seconds * 1_000_000 + time.nanos // 1000 for time in answer.event_timestamps]
-    now = (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-    ages = now - np.array(stamps, dtype=np.int64)
     alive = ages >= 0
     if ttl is not None:
         alive &= ages <= ttl // timedelta(microseconds=1)

@@ -184,7 +184,7 @@ def load_ranker(path: Path) -> Ranker:
         length = int.from_bytes(blob[:8], "little")
         header = json.loads(blob[8 : 8 + length])
         told, weights = header["__metadata__"]["provender"], load(blob)
-        if _checksum(told, weights) != header["__metadata__"]["sha256"]:
+        if _checksum(told, weights) != header["__metadata__"].get("sha256"):
             raise ValueError("another checksum than was written with it")
         card = _Card.model_validate_json(told)
         ranker = Ranker(card.config, card.layout, card.preprocessing)
