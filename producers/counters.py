@@ -114,7 +114,7 @@ def _count(events: EventSet, roles: Mapping[str, Sequence[str]], entity: str) ->
         counts = f"select id, {', '.join(sums)} from ({' union all '.join(ends)}) group by id"
         everyone = f"range({len(events.keys(entity))}) as everyone(id)"
         query = f"select {names} from {everyone} left join ({counts}) using (id) order by id"
-        return connection.execute(query).to_arrow_table()
+        return connection.sql(query).to_arrow_table()
 
 
 def _ids(events: EventSet, entity: str, end: str) -> str:
