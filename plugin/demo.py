@@ -21,6 +21,7 @@ from rich.table import Table
 from provender.plugin.cli import main
 from provender.plugin.console import console, log
 from provender.plugin.errors import ConfigError
+from provender.plugin.home import Home
 from provender.plugin.repo import lay_out, standing_in
 from provender.plugin.world import World
 
@@ -71,7 +72,8 @@ def demo(
     Run it again and it goes on where it was stopped; what is done is not done again.
     """
     started = time.perf_counter()
-    repo = home / "feature_repo"
+    place = Home(home)
+    repo = place.repo
     if lay_out(repo):
         log.print(f"laid out the feature repo in {repo}")
     world_path = _settle_world(home, repo, world_name)
@@ -84,9 +86,9 @@ def demo(
         )
     world = World.load(world_path)
     if data is None:
-        data = home / "events"
+        data = place.data
         sizes = ["--users", users, "--pins", pins, "--days", days, "--seed", seed]
-        _provender("simulate", "--out", data, *sizes)
+        _provender("simulate", "--out", place.simulation, *sizes)
     at_home = ["--home", home, "--data", data]
     _provender("produce", *at_home)
     _provender("evaluate", *at_home)

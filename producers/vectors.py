@@ -17,7 +17,7 @@ from provender.plugin.errors import CheckpointError
 
 @dataclass(frozen=True, eq=False)
 class Vectors:
-    """`keys` (n,) int64 or string, sorted and unique; `vectors` float32 (n, dim), in their order."""
+    """`keys` (n,), int64 or string, sorted and unique; `vectors` float32 (n, dim), in order."""
 
     keys: pa.Array[Any]
     vectors: NDArray[np.float32]

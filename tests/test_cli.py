@@ -32,7 +32,9 @@ def test_each_help_ends_in_an_example_of_itself(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_says_what_it_is(name: str) -> None:
-    command = main.get_command(main.make_context("provender", ["--help"], resilient_parsing=True), name)
+    command = main.get_command(
+        main.make_context("provender", ["--help"], resilient_parsing=True), name
+    )
     assert command is not None
     assert all(getattr(option, "help", None) for option in command.params)
 

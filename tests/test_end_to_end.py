@@ -129,7 +129,8 @@ def test_garbage_before_the_as_of_time_is_noticed(demo_home: Path, tmp_path: Pat
 def test_killed_at_random_points_a_run_is_completed(demo_home: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     _copy_world(demo_home, home)
-    command = [Path(sys.executable).with_name("provender"), "produce", "--home", home]
+    provender_path = Path(sys.executable).with_name("provender")
+    command = [str(provender_path), "produce", "--home", str(home)]
     killed = 0
     for pause in np.random.default_rng(3).uniform(3.5, 9, size=4):
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as run:

@@ -82,7 +82,7 @@ def test_several_row_groups_and_any_engine_read_the_same(tmp_path: Path) -> None
     assert (snapshot.read()[1] == vectors).all()
     view = tmp_path / "user_transra_v1"
     rows = duckdb.execute(f"from '{view}/*/*.parquet' order by user_id").fetchnumpy()
-    assert (np.stack(rows["embedding"]) == vectors).all()
+    assert (np.stack(list(rows["embedding"])) == vectors).all()
     table = ds.dataset(view, format="parquet").to_table()
     assert table.num_rows == len(keys)
     assert set(table["event_timestamp"].to_pylist()) == {T}
