@@ -23,7 +23,7 @@ class TransRAConfig(BaseModel):
     identity.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # The graph.
     relations: dict[str, float] | None = Field(
@@ -53,7 +53,7 @@ class TransRAConfig(BaseModel):
         "fast, or only started from their old vectors.",
     )
     tether: float = Field(
-        0.1, ge=0, description="The spring's weight: tether * |x - x_old|^2 a row and chunk."
+        1.0, ge=0, description="The spring's weight: tether * |x - x_old|^2 a row and chunk."
     )
     principal_axes: bool = Field(
         True,
@@ -75,7 +75,7 @@ class TransRAConfig(BaseModel):
         1.0, ge=0, description="How sharply `self_adversarial` prefers hard negatives."
     )
     negatives: int = Field(
-        256, ge=1, description="Negatives per side that the triples of a chunk share."
+        128, ge=1, description="Negatives per side that the triples of a chunk share."
     )
     degree_power: float = Field(
         0.75, ge=0, le=1, description="Negatives are drawn by degree to this power ..."
@@ -86,26 +86,26 @@ class TransRAConfig(BaseModel):
 
     # What keeps it from learning the sample by heart.
     shrinkage: float = Field(
-        0.1,
+        1.5,
         ge=0,
         description="Pulls entities to the origin: shrinkage * |x|^2 a row and chunk. What little "
         "is known of then ranks by popularity.",
     )
     deviation_shrinkage: float = Field(
-        0.0,
+        0.3,
         ge=0,
         description="Pulls projections to the identity: shrinkage * |deviation|^2 a triple.",
     )
 
     # The optimisation.
-    epochs: int = Field(20, ge=1, description="Passes over the edges of a first refresh.")
+    epochs: int = Field(5, ge=1, description="Passes over the edges of a first refresh.")
     refresh_epochs: int = Field(
-        8, ge=1, description="Passes over the edges where a parent's vectors are the start."
+        3, ge=1, description="Passes over the edges where a parent's vectors are the start."
     )
     chunk_size: int = Field(512, ge=1, description="Triples of one relation trained at once.")
     learning_rate: float = Field(0.1, gt=0, description="Of row-wise Adagrad on the entities.")
     refresh_learning_rate: float = Field(
-        0.05, gt=0, description="The same where a parent's vectors are the start."
+        0.03, gt=0, description="The same where a parent's vectors are the start."
     )
     relation_learning_rate: float = Field(
         0.002, gt=0, description="Of Adam on relation vectors and projections."

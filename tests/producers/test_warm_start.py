@@ -1,0 +1,134 @@
+"""Starts by key: reordered, new and vanished entities; parents that do not fit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from provender.plugin.errors import CheckpointError, ConfigError
+from provender.producers.graph import TripleGraph
+from provender.producers.transra import TransRAParameters
+from provender.producers.vectors import Vectors
+from provender.producers.warm_start import (
+    Parent,
+    Reference,
+    align,
+    first_entities,
+    first_relations,
+    load_relations,
+    save_relations,
+)
+
+
+@dataclass(frozen=True)
+class Relation:
+    name: str
+    head: str
+    tail: str
+
+
+RELATIONS = (Relation("click", "user", "pin"), Relation("save", "user", "pin"))
+
+
+def _graph(users: list[int], pins: list[str], clicks: list[tuple[int, int, float]]) -> TripleGraph:
+    return TripleGraph(
+        RELATIONS,
+        {"user": pa.array(users, pa.int64()), "pin": pa.array(pins, pa.string())},
+        head=torch.tensor([h for h, _, _ in clicks], dtype=torch.int64),
+        tail=torch.tensor([t + len(users) for _, t, _ in clicks], dtype=torch.int64),
+        relation=torch.zeros(len(clicks), dtype=torch.int64),
+        weight=torch.tensor([w for _, _, w in clicks]),
+    )
+
+
+def _vectors(keys: list[int] | list[str], rows: list[list[float]]) -> Vectors:
+    return Vectors(pa.array(keys), np.array(rows, dtype=np.float32))
+
+
+def test_rows_are_found_by_key_not_by_place() -> None:
+    graph = _graph([1, 3, 5], ["a"], [])
+    former = _vectors([0, 3, 4, 5], [[0, 0], [3, 3], [4, 4], [5, 5]])
+    reference = align(graph, 2, Parent({"user": former, "page": _vectors(["x"], [[9, 9]])}))
+    assert reference.known.tolist() == [False, True, True, False]
+    assert reference.vectors.tolist() == [[0, 0], [3, 3], [5, 5], [0, 0]]
+
+
+@settings(deadline=None)
+@given(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)))
+def test_alignment_equals_a_dictionary(now: set[int], before: set[int]) -> None:
+    graph = _graph(sorted(now), [], [])
+    rows = np.array(sorted(before), dtype=np.float32).reshape(-1, 1)
+    former = Vectors(pa.array(sorted(before), pa.int64()), rows)
+    reference = align(graph, 1, Parent({"user": former}))
+    expected = [float(key) if key in before else 0.0 for key in sorted(now)]
+    assert reference.vectors.squeeze(1).tolist() == expected
+    assert reference.known.tolist() == [key in before for key in sorted(now)]
+
+
+def test_new_entities_start_near_their_known_neighbours() -> None:
+    graph = _graph([1, 2], ["a", "b", "c"], [(0, 0, 1.0), (0, 1, 3.0), (1, 2, 1.0)])
+    reference = align(graph, 2, Parent({"pin": _vectors(["a", "b"], [[1.0, 0.0], [5.0, 8.0]])}))
+    first = first_entities(graph, reference, 1e-6, torch.Generator().manual_seed(0))
+    assert first[2:4].tolist() == [[1.0, 0.0], [5.0, 8.0]]
+    assert first[0].tolist() == pytest.approx([(1 + 15) / 4, 24 / 4], abs=1e-5)
+    assert first[1].abs().max() < 1e-4  # its only neighbour is new as well
+    assert first[1].abs().min() > 0
+
+
+def test_random_rows_have_the_stated_length() -> None:
+    graph = _graph(list(range(2000)), [], [])
+    none = Reference(torch.zeros(2000, 64), torch.zeros(2000, dtype=torch.bool))
+    first = first_entities(graph, none, 0.5, torch.Generator().manual_seed(0))
+    assert first.norm(dim=1).mean().item() == pytest.approx(0.5, rel=0.02)
+
+
+def test_relations_come_by_name_and_the_anchors_deviation_stays_zero() -> None:
+    parent = Parent({}, {"save": (torch.ones(2), torch.eye(2)), "gone": (torch.ones(3), torch.eye(3))})
+    graph = _graph([1], ["a"], [])
+    translation, deviation = first_relations(graph, 2, None, parent)
+    assert translation.tolist() == [[0, 0], [1, 1]]
+    assert deviation[1].tolist() == [[1, 0], [0, 1]]
+    anchored = first_relations(graph, 2, 1, parent)
+    assert anchored[0].tolist() == [[0, 0], [1, 1]]
+    assert not anchored[1].any()
+
+
+def test_parents_that_do_not_fit_are_refused() -> None:
+    graph = _graph([1], ["a"], [])
+    with pytest.raises(ConfigError, match="'user' from the parent: found dim 3; expected dim 2"):
+        align(graph, 2, Parent({"user": _vectors([1], [[1, 2, 3]])}))
+    with pytest.raises(ConfigError, match="keys of 'user'.*found string; expected int64"):
+        align(graph, 2, Parent({"user": _vectors(["1"], [[1, 2]])}))
+    with pytest.raises(ConfigError, match="relation 'click'"):
+        first_relations(graph, 2, None, Parent({}, {"click": (torch.ones(3), torch.eye(3))}))
+
+
+def test_relations_survive_the_file(tmp_path: Path) -> None:
+    graph = _graph([1], ["a"], [])
+    parameters = TransRAParameters(torch.zeros(2, 3), torch.randn(2, 3), torch.randn(2, 3, 3))
+    save_relations(tmp_path / "relations.safetensors", parameters, graph)
+    loaded = load_relations(tmp_path / "relations.safetensors")
+    assert sorted(loaded) == ["click", "save"]
+    assert torch.equal(loaded["save"][0], parameters.translation[1])
+    assert torch.equal(loaded["save"][1], parameters.deviation[1])
+    (tmp_path / "relations.safetensors").write_bytes(b"half")
+    for name in ("relations.safetensors", "none.safetensors"):
+        with pytest.raises(CheckpointError, match="learns the relations anew"):
+            load_relations(tmp_path / name)
+
+
+def test_the_fingerprint_sees_every_change() -> None:
+    def parent(key: int = 1, value: float = 1.0, r: float = 0.0, name: str = "click") -> Parent:
+        relation = (torch.full((1,), r), torch.zeros(1, 1))
+        return Parent({"user": _vectors([key], [[value]])}, {name: relation})
+
+    changed = [parent(key=2), parent(value=2.0), parent(r=1.0), parent(name="save")]
+    assert parent().fingerprint == parent().fingerprint
+    assert len({parent().fingerprint, *(one.fingerprint for one in changed)}) == 5
