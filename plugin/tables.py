@@ -192,9 +192,7 @@ def _files(name: str, declared: str, data: Path) -> list[Path]:
     """The files of a declared path, sorted: itself, a glob's matches or a folder's files."""
     path = data / declared
     if path.is_dir():
-        files = sorted(
-            p for p in path.rglob("*") if p.is_file() and p.name[0] not in "._" and _kind(p)
-        )
+        files = sorted(p for p in path.rglob("*") if p.is_file() and _kind(p) and _shown(p, path))
     else:
         files = [path] if path.exists() else sorted(_matches(path))
     if not files:
@@ -221,6 +219,11 @@ def _files(name: str, declared: str, data: Path) -> list[Path]:
                 remedy="Fetch or write the file again, or remove it.",
             )
     return files
+
+
+def _shown(file: Path, folder: Path) -> bool:
+    """Not hidden, nor in a hidden folder, and no marker such as _SUCCESS."""
+    return not any(part[0] in "._" for part in file.relative_to(folder).parts)
 
 
 def _matches(pattern: Path) -> Iterator[Path]:
