@@ -142,8 +142,8 @@ def build_graph(
         keep &= np.isin(relation, [names.index(name) for name in chosen])
     edges = _merged(relation[keep], head[keep], tail[keep], weight[keep])
     if degree_cap is not None:
-        edges = _capped(edges, by=1, cap=degree_cap)
-        edges = _capped(edges, by=2, cap=degree_cap)
+        edges = _capped(edges, by_head=True, cap=degree_cap)
+        edges = _capped(edges, by_head=False, cap=degree_cap)
     return _as_graph(edges, relations, keys)
 
 
@@ -173,7 +173,7 @@ def _offsets(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def _ints(triples: pa.Table, name: str) -> Ints:
-    return triples.column(name).to_numpy().astype(np.int64)
+    return np.asarray(triples.column(name).to_numpy(), dtype=np.int64)
 
 
 def _decayed(
@@ -182,7 +182,7 @@ def _decayed(
     as_of: datetime,
     half_life_days: float | None,
 ) -> Floats:
-    weight = triples.column("weight").to_numpy().astype(np.float64)
+    weight: Floats = np.asarray(triples.column("weight").to_numpy(), dtype=np.float64)
     bad = ~np.isfinite(weight) | (weight < 0)
     if bad.any():
         first = int(bad.argmax())
@@ -205,7 +205,7 @@ def _decayed(
         )
     if half_life_days is None:
         return weight
-    return weight * 0.5 ** (age / (half_life_days * _DAY_US))
+    return np.asarray(weight * 0.5 ** (age / (half_life_days * _DAY_US)), dtype=np.float64)
 
 
 def _merged(relation: Ints, head: Ints, tail: Ints, weight: Floats) -> _Edges:
@@ -216,15 +216,16 @@ def _merged(relation: Ints, head: Ints, tail: Ints, weight: Floats) -> _Edges:
     return relation[first], head[first], tail[first], sums
 
 
-def _capped(edges: _Edges, *, by: int, cap: int) -> _Edges:
-    """At most `cap` heaviest edges per (relation, edges[by]), in the order they came."""
-    relation, weight, group, other = edges[0], edges[3], edges[by], edges[3 - by]
+def _capped(edges: _Edges, *, by_head: bool, cap: int) -> _Edges:
+    """At most `cap` heaviest edges per (relation, head or tail), in the order they came."""
+    relation, head, tail, weight = edges
+    group, other = (head, tail) if by_head else (tail, head)
     order = np.lexsort((other, -weight, group, relation))
     starts = _starts(relation[order], group[order])
     sizes = np.diff(np.append(starts, len(order)))
     rank = np.arange(len(order)) - np.repeat(starts, sizes)
     kept = np.sort(order[rank < cap])
-    return relation[kept], edges[1][kept], edges[2][kept], weight[kept]
+    return relation[kept], head[kept], tail[kept], weight[kept]
 
 
 def _starts(*columns: Ints) -> Ints:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - its name everywhere
+from torch.nn import functional as F
 
 #: Far below any score and still finite: a row of nothing but hits must not become NaN.
 _NEVER = -1e30

@@ -21,9 +21,7 @@ def adagrad_rows(
     table.index_add_(0, rows, gradient / size, alpha=-rate)
 
 
-def adam(
-    value: Tensor, moments: Tensor, gradient: Tensor, step: int, *, rate: float
-) -> None:
+def adam(value: Tensor, moments: Tensor, gradient: Tensor, step: int, *, rate: float) -> None:
     """One step of Adam (Kingma and Ba 2015, algorithm 1) in place; `moments` is (2, *value)."""
     first, second, beta1, beta2 = moments[0], moments[1], 0.9, 0.999
     first.lerp_(gradient, 1 - beta1)

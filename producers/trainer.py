@@ -15,32 +15,30 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from provender.plugin.errors import ConfigError, TrainingError
-from provender.producers import losses
 from provender.producers.checkpoint import (
     Checkpoint,
     Position,
     load_checkpoint,
     save_checkpoint,
 )
-from provender.producers.dgl_graph import degrees
-from provender.producers.graph import TripleGraph, check_relations
-from provender.producers.negatives import NegativeSampler, accidental_hits, build_sampler
-from provender.producers.optimizers import adagrad_rows, adam
-from provender.producers.transra import (
-    TransRAParameters,
-    cross_score,
-    pair_score,
-    principal_axes,
-    project,
-    rotate,
+from provender.producers.chunks import (
+    Chunk,
+    ChunkSource,
+    Loss,
+    chunk_losses,
+    cut_chunks,
+    epoch_generator,
+    pick_loss,
 )
+from provender.producers.graph import TripleGraph, check_relations
+from provender.producers.optimizers import adagrad_rows, adam
+from provender.producers.transra import TransRAParameters, principal_axes, rotate
 from provender.producers.transra_config import TransRAConfig
 from provender.producers.warm_start import (
     Parent,
@@ -52,7 +50,6 @@ from provender.producers.warm_start import (
 
 #: (chunks done, chunks in all, mean loss of the last chunk's triples)
 OnProgress = Callable[[int, int, float], None]
-Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def train(
@@ -83,13 +80,13 @@ def train(
             state, at = state.restored(found), found.position
 
         while at.epoch < run.epochs:
-            generator = torch.Generator().manual_seed(_epoch_seed(config.seed, at.epoch))
+            generator = epoch_generator(config.seed, at.epoch)
             chunks = cut_chunks(graph, config.chunk_size, generator)
             if at.chunk:
                 generator.set_state(state.generator)
             total = run.epochs * len(chunks)
             for index in range(at.chunk, len(chunks)):
-                chunk = run.draw(chunks[index], generator)
+                chunk = run.source.draw(chunks[index], generator)
                 loss = _train_chunk(run, state, chunk)
                 step = at.step + 1
                 if not math.isfinite(loss):
@@ -128,82 +125,12 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def cut_chunks(graph: TripleGraph, size: int, generator: torch.Generator) -> list[Tensor]:
-    """One epoch's chunks in their order: edge positions (B,), B <= size, of one relation each."""
-    chunks: list[Tensor] = []
-    for relation in range(len(graph.relations)):
-        of = graph.edges_of(relation)
-        if of.stop > of.start:
-            order = torch.randperm(of.stop - of.start, generator=generator) + of.start
-            chunks.extend(order.split(size))
-    return [chunks[i] for i in torch.randperm(len(chunks), generator=generator).tolist()]
-
-
-@dataclass(frozen=True, eq=False)
-class Chunk:
-    """B triples of one relation and K negatives a side; positions are into `rows`.
-
-    `rows` (U,) unique global ids; `head`, `tail` (B,); `negative_head`, `negative_tail` (K,);
-    `weight` (B,); `log_expected_head`, `log_expected_tail` (K,).
-    """
-
-    relation: int
-    rows: Tensor
-    head: Tensor
-    tail: Tensor
-    negative_head: Tensor
-    negative_tail: Tensor
-    weight: Tensor
-    log_expected_head: Tensor
-    log_expected_tail: Tensor
-
-
-def chunk_losses(
-    rows: Tensor, translation: Tensor, deviation: Tensor | None, chunk: Chunk, loss: Loss, scale: float
-) -> Tensor:
-    """The loss of every triple (B,), the mean of corrupting its head and corrupting its tail.
-
-    `rows` (U, d) are the gathered entities, `translation` (d,), `deviation` (d, d) or None.
-    """
-    projected = project(rows, deviation)  # (U, d), each entity once
-    moved = projected + translation
-    head = moved.index_select(0, chunk.head)  # h M_r + r, (B, d)
-    tail = projected.index_select(0, chunk.tail)  # t M_r, (B, d)
-    positive = scale * pair_score(head, tail)
-    by_tail = scale * cross_score(head, projected.index_select(0, chunk.negative_tail))
-    by_head = scale * cross_score(tail, moved.index_select(0, chunk.negative_head))
-    hit_tail = accidental_hits(chunk.tail, chunk.negative_tail)
-    hit_head = accidental_hits(chunk.head, chunk.negative_head)
-    return 0.5 * (
-        loss(positive, by_tail, chunk.log_expected_tail, hit_tail)
-        + loss(positive, by_head, chunk.log_expected_head, hit_head)
-    )
-
-
-def pick_loss(config: TransRAConfig) -> Loss:
-    """The configured loss as a function of (positive, negative, log_expected, hit)."""
-    if config.loss == "softmax":
-        return losses.softmax_loss
-    if config.loss == "margin":
-        return partial(losses.margin_loss, margin=config.margin)
-    return partial(
-        losses.self_adversarial_loss,
-        margin=config.margin,
-        temperature=config.adversarial_temperature,
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class _Run:
     """What stays the same during a training, on its device."""
 
-    graph: TripleGraph
     config: TransRAConfig
-    device: torch.device
-    head: Tensor
-    tail: Tensor
-    weight: Tensor  # (E,), mean 1 within a relation, times the relation's weight
-    samplers: dict[str, NegativeSampler]
+    source: ChunkSource
     anchor: int | None
     reference: Reference | None
     loss: Loss
@@ -215,54 +142,17 @@ class _Run:
         cls, graph: TripleGraph, config: TransRAConfig, device: torch.device, parent: Parent | None
     ) -> _Run:
         _check_trainable(graph, config)
-        counts = degrees(graph)
         reference = align(graph, config.dim, parent) if parent else None
         if reference:
             reference = Reference(reference.vectors.to(device), reference.known.to(device))
         return cls(
-            graph=graph,
             config=config,
-            device=device,
-            head=graph.head.to(device),
-            tail=graph.tail.to(device),
-            weight=loss_weights(graph, config).to(device),
-            samplers={
-                entity: build_sampler(
-                    counts[graph.span(entity)],
-                    graph.offsets[entity],
-                    power=config.degree_power,
-                    uniform_share=config.uniform_share,
-                    device=device,
-                )
-                for entity, count in graph.counts.items()
-                if count
-            },
-            anchor=None if config.anchor_relation is None else graph.index_of(config.anchor_relation),
+            source=ChunkSource.prepare(graph, config, device),
+            anchor=_anchor(graph, config),
             reference=reference,
             loss=pick_loss(config),
             epochs=config.refresh_epochs if parent else config.epochs,
             rate=config.refresh_learning_rate if parent else config.learning_rate,
-        )
-
-    def draw(self, edges: Tensor, generator: torch.Generator) -> Chunk:
-        """Draw a chunk's negatives and gather what it needs."""
-        relation = int(self.graph.relation[edges[0]])
-        heads = self.samplers[self.graph.relations[relation].head]
-        tails = self.samplers[self.graph.relations[relation].tail]
-        count, edges = self.config.negatives, edges.to(self.device)
-        negative_head = heads.draw(count, generator).to(self.device)
-        negative_tail = tails.draw(count, generator).to(self.device)
-        head, tail = self.head.index_select(0, edges), self.tail.index_select(0, edges)
-        everyone = torch.cat([head, tail, negative_head, negative_tail])
-        rows, position = torch.unique(everyone, return_inverse=True)
-        sizes = [len(edges), len(edges), count, count]
-        return Chunk(
-            relation,
-            rows,
-            *position.split(sizes),
-            weight=self.weight.index_select(0, edges),
-            log_expected_head=heads.log_expected(negative_head),
-            log_expected_tail=tails.log_expected(negative_tail),
         )
 
 
@@ -281,13 +171,10 @@ class _State:
     def start(
         cls, graph: TripleGraph, config: TransRAConfig, device: torch.device, parent: Parent | None
     ) -> _State:
-        generator = torch.Generator().manual_seed(_epoch_seed(config.seed, -1))
-        anchor = config.anchor_relation and graph.index_of(config.anchor_relation)
+        generator = epoch_generator(config.seed, -1)
         reference = align(graph, config.dim, parent)
         entity = first_entities(graph, reference, config.init_norm, generator)
-        translation, deviation = first_relations(
-            graph, config.dim, anchor if isinstance(anchor, int) else None, parent
-        )
+        translation, deviation = first_relations(graph, config.dim, _anchor(graph, config), parent)
         relations, dim = translation.shape
         return cls(
             parameters=TransRAParameters(entity, translation, deviation).to(device),
@@ -364,15 +251,8 @@ def _update_entities(
     adagrad_rows(state.parameters.entity, state.squares, ids, gradient, rate=run.rate)
 
 
-def loss_weights(graph: TripleGraph, config: TransRAConfig) -> Tensor:
-    """Edge weights (E,) for the loss: mean 1 within a relation, times the relation's own weight."""
-    weight = graph.weight.clone()
-    for index, one in enumerate(graph.relations):
-        of = graph.edges_of(index)
-        if of.stop > of.start:
-            mean = graph.weight[of].to(torch.float64).mean()
-            weight[of] = (graph.weight[of] * (config.relation_weight(one.name) / mean)).float()
-    return weight
+def _anchor(graph: TripleGraph, config: TransRAConfig) -> int | None:
+    return None if config.anchor_relation is None else graph.index_of(config.anchor_relation)
 
 
 def _check_trainable(graph: TripleGraph, config: TransRAConfig) -> None:
@@ -405,11 +285,6 @@ def _check_finite(state: _State, graph: TripleGraph) -> None:
                 expected="finite numbers",
                 remedy="Lower learning_rate or score_scale.",
             )
-
-
-def _epoch_seed(seed: int, epoch: int) -> int:
-    """Seeds far apart for neighbouring epochs; torch's CPU generator uses 32 bits."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}".encode()).digest()[:4], "big")
 
 
 def _fingerprint(graph: TripleGraph, config: TransRAConfig, parent: Parent | None) -> str:

@@ -84,7 +84,8 @@ def principal_axes(parameters: TransRAParameters, graph: TripleGraph) -> Tensor:
             covariance += torch.cov(rows.T).reshape(dim, dim)
     axes = torch.linalg.eigh(covariance).eigenvectors.flip(1)
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
-    return (axes * largest.sign()).to(torch.float32).to(parameters.entity.device)
+    rotation: Tensor = (axes * largest.sign()).to(parameters.entity)
+    return rotation
 
 
 def relation_tensors(

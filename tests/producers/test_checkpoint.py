@@ -82,7 +82,9 @@ def test_all_damaged_is_an_error_with_the_remedy(tmp_path: Path) -> None:
         load_checkpoint(tmp_path, "run")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.integers(0, 10_000), st.integers(0, 255))
 def test_no_changed_byte_goes_unseen(tmp_path: Path, at: int, value: int) -> None:
     path = save_checkpoint(tmp_path, "run", _checkpoint(1)).with_suffix(".safetensors")

@@ -157,7 +157,7 @@ def test_only_chosen_relations_have_edges() -> None:
 
 def test_what_cannot_be_is_refused() -> None:
     for weight in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(TrainingError, match="relation 'to'.*weight"):
+        with pytest.raises(TrainingError, match=r"relation 'to'.*weight"):
             _build([(0, 0, 0, 1, 1.0), (1, 0, 1, None, weight)])
     with pytest.raises(TrainingError, match="1 events at or after"):
         _build([(0, 0, 0, 0, 1.0), (0, 0, 1, 1, 1.0)])

@@ -90,7 +90,9 @@ def test_random_rows_have_the_stated_length() -> None:
 
 
 def test_relations_come_by_name_and_the_anchors_deviation_stays_zero() -> None:
-    parent = Parent({}, {"save": (torch.ones(2), torch.eye(2)), "gone": (torch.ones(3), torch.eye(3))})
+    parent = Parent(
+        {}, {"save": (torch.ones(2), torch.eye(2)), "gone": (torch.ones(3), torch.eye(3))}
+    )
     graph = _graph([1], ["a"], [])
     translation, deviation = first_relations(graph, 2, None, parent)
     assert translation.tolist() == [[0, 0], [1, 1]]
@@ -104,7 +106,7 @@ def test_parents_that_do_not_fit_are_refused() -> None:
     graph = _graph([1], ["a"], [])
     with pytest.raises(ConfigError, match="'user' from the parent: found dim 3; expected dim 2"):
         align(graph, 2, Parent({"user": _vectors([1], [[1, 2, 3]])}))
-    with pytest.raises(ConfigError, match="keys of 'user'.*found string; expected int64"):
+    with pytest.raises(ConfigError, match=r"keys of 'user'.*found string; expected int64"):
         align(graph, 2, Parent({"user": _vectors(["1"], [[1, 2]])}))
     with pytest.raises(ConfigError, match="relation 'click'"):
         first_relations(graph, 2, None, Parent({}, {"click": (torch.ones(3), torch.eye(3))}))
