@@ -161,7 +161,8 @@ def _reading(
             mapping.tables, data, folder, memory_limit=memory_limit, only=needed
         )
         try:
-            yield _Reading(mapping, connection, folder, cut)
+            with explained("events"):  # out of memory, disk full
+                yield _Reading(mapping, connection, folder, cut)
         finally:
             connection.close()
     finally:

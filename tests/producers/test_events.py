@@ -322,6 +322,17 @@ def test_a_damaged_page_inside_a_file_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_too_little_memory_is_one_line(tmp_path: Path) -> None:
+    size = 300_000
+    table = pa.table({"u": range(size), "p": [f"pin {i}" for i in range(size)], "t": [NOON] * size})
+    pq.write_table(table, tmp_path / "log.parquet")
+
+    with pytest.raises(SourceError, match="Raise memory_limit") as caught:
+        read_events(mapping(), tmp_path, T, tmp_path / "work", now=NOW, memory_limit="1MB")
+
+    assert "\n" not in str(caught.value)
+
+
 def test_a_naive_as_of_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="without a time zone"):
         read(tmp_path, mapping(), datetime(2026, 3, 10))
