@@ -1,7 +1,7 @@
 """Online features of one request as tensors: its user, its candidates, what is missing, how old.
 
 fetcher = OnlineFetcher(store, "ranker_transra")
-batch = fetcher.fetch(user_id, pin_ids, {"position": 0, "surface": "home"})
+batch = fetcher.fetch(user_id, pin_ids, {"position": 1, "surface": "home"})
 """
 
 from __future__ import annotations

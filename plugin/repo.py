@@ -47,8 +47,9 @@ def specs_in_repo(repo: Path) -> dict[str, EmbeddingSpec]:
             expected="a Feast repo that declares the embedding views",
             remedy="Give its folder with --repo, or let `provender demo` lay one out.",
         )
-    with standing_in(repo):
-        views = parse_repo(repo.resolve()).feature_views
+    place = repo.resolve()
+    with standing_in(place):
+        views = parse_repo(place).feature_views
     return {view.name: spec_of(view) for view in views if is_embedding_view(view)}
 
 

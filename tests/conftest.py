@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,17 @@ ROOT = Path(__file__).parents[1]
 SMALL = ["--users", "300", "--pins", "300", "--seeds", "2", "--candidates", "50"]
 
 
-def provender(*arguments: object) -> Result:
-    """Run the command line in this process; what it refuses comes back as a result too."""
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+Provender = Callable[..., Result]
 
 
 @pytest.fixture(scope="session")
-def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def provender() -> Provender:
+    """Run the command line in this process; what it refuses comes back as a result too."""
+    return lambda *arguments: CliRunner().invoke(main, [str(each) for each in arguments])
+
+
+@pytest.fixture(scope="session")
+def demo_home(tmp_path_factory: pytest.TempPathFactory, provender: Provender) -> Path:
     """A home in which the whole path has been walked on 300 users and 300 pins."""
     home = tmp_path_factory.mktemp("demo") / "home"
     result = provender("demo", "--home", home, *SMALL)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from provender.plugin.errors import ConfigError, SpecError
+from provender.plugin.repo import lay_out, specs_in_repo
+
+SHIPPED = {"user_transra_v1", "pin_transra_v1"}
+
+
+def test_the_shipped_repo_is_laid_out_once_and_then_the_user_s(tmp_path: Path) -> None:
+    repo = tmp_path / "feature_repo"
+    assert lay_out(repo)
+    assert not (repo / "__init__.py").exists()
+    (repo / "services.py").write_text("# mine\n")
+    assert not lay_out(repo)
+    assert (repo / "services.py").read_text() == "# mine\n"
+
+
+def test_specs_are_read_from_wherever_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out(tmp_path / "feature_repo")
+    monkeypatch.chdir(tmp_path)
+    before = set(sys.modules)
+    assert set(specs_in_repo(Path("feature_repo"))) == SHIPPED
+    assert set(specs_in_repo(tmp_path / "feature_repo")) == SHIPPED
+    assert Path.cwd() == tmp_path
+    assert {name for name in set(sys.modules) - before if name in ("entities", "sources")} == set()
+
+
+def test_two_repos_in_one_process_are_not_mixed(tmp_path: Path) -> None:
+    for name, dim in (("one", 64), ("two", 48)):
+        lay_out(tmp_path / name)
+        views = tmp_path / name / "embedding_views.py"
+        views.write_text(views.read_text().replace("dim=64", f"dim={dim}"))
+        assert {spec.dim for spec in specs_in_repo(tmp_path / name).values()} == {dim}
+
+
+def test_no_repo_and_a_refused_view_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no feature_store\.yaml"):
+        specs_in_repo(tmp_path)
+    lay_out(tmp_path / "repo")
+    views = tmp_path / "repo" / "embedding_views.py"
+    views.write_text(views.read_text().replace("dim=64", "dim=0"))
+    with pytest.raises(SpecError, match="dim: found 0"):
+        specs_in_repo(tmp_path / "repo")
