@@ -21,6 +21,7 @@ lint: .venv/test.done
 
 # The libraries first, as a layer of their own: they change less often than the sources do.
 .venv/libraries.done: setup.cfg constraints.txt pyproject.toml
+	@echo "Installing the libraries into .venv: two minutes, more on a slow line."
 	$(PYTHON) -m venv .venv
 	$(PIP) install -c constraints.txt torch==2.13.0 setuptools
 	touch $@

@@ -145,6 +145,10 @@ def request(
     told = _timed(answers, key, len(pins))
     write_whole(place.reports / "request.json", json.dumps(told, indent=2).encode())
     console.print(_answer(answers[-1], told, top))
+    console.print(
+        f"{told['candidates']} candidates in {told['milliseconds']:.1f} ms at the median of "
+        f"{told['requests']} requests, of which fetch {told['fetch_milliseconds']:.1f} ms"
+    )
 
 
 def _draw(
@@ -204,11 +208,7 @@ def _timed(answers: list[Ranked], user: int | str, candidates: int) -> dict[str,
 
 
 def _answer(answer: Ranked, told: dict[str, Any], top: int) -> Table:
-    table = Table(
-        title=f"user {told['user']}: {told['candidates']} candidates in "
-        f"{told['milliseconds']:.1f} ms at the median of {told['requests']}",
-        show_edge=False,
-    )
+    table = Table(title=f"user {told['user']}", show_edge=False)
     table.add_column("pin")
     table.add_column("p(click)", justify="right")
     for pin, score in list(zip(answer.pins, answer.scores, strict=True))[:top]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -145,6 +146,9 @@ def _feast(repo: Path, *arguments: str) -> None:
         except SystemExit as stop:
             if stop.code:
                 raise click.ClickException(f"feast {arguments[0]} stopped") from None
+        finally:
+            # Feast prints, rich writes to standard error: keep them in their order in a pipe.
+            sys.stdout.flush()
 
 
 def _announce(program: str, words: Sequence[str]) -> None:

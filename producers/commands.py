@@ -160,7 +160,7 @@ def _advance(
 
 def _refreshes(done: Sequence[tuple[Refresh, float]]) -> Table:
     table = Table(title="snapshots", show_edge=False)
-    for column in ("as of", "view", "rows", "edges", "seconds", "run"):
+    for column in ("as of", "view", "rows", "edges", "seconds", "run, by its digest"):
         table.add_column(column)
     for result, seconds in done:
         for snapshot in result.snapshots:
@@ -171,13 +171,13 @@ def _refreshes(done: Sequence[tuple[Refresh, float]]) -> Table:
                 f"{manifest.rows:,}",
                 f"{manifest.metrics.get('edges') or 0:,.0f}",
                 "done before" if result.done_before else f"{seconds:.1f}",
-                result.run_id,
+                result.run_id.rpartition("-")[2],
             )
     return table
 
 
 def _ranked(report: EvaluationReport, start: datetime, end: datetime) -> Table:
-    title = f"links of {start:%Y-%m-%d} to {end:%Y-%m-%d}, ranked among all candidates"
+    title = f"links of {start:%Y-%m-%d} to {end:%Y-%m-%d}, among all candidates"
     table = Table(title=title, show_edge=False)
     for column in ("relation", "pairs", "", "MRR", "Hits@10", "Recall@100"):
         table.add_column(column)
