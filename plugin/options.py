@@ -13,7 +13,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
-class UtcTime(click.ParamType):
+class UtcTime(click.ParamType[datetime]):
     """A date or time in ISO form; without an offset it is UTC."""
 
     name = "time"
