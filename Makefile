@@ -10,7 +10,7 @@ demo: .venv/demo.done
 	$(BIN)/provender demo
 
 test: .venv/test.done lint
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: .venv/test.done
 	$(BIN)/ruff check .

@@ -22,6 +22,8 @@ from feast import FeatureStore
 
 from provender.plugin.snapshot import find_snapshots
 
+#: On one worker with all others that need the demo: it is walked once.
+pytestmark = pytest.mark.xdist_group("demo")
 Provender = Callable[..., Result]
 VIEWS = ("user_transra_v1", "pin_transra_v1")
 

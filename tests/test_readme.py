@@ -16,6 +16,8 @@ from provender.plugin.world import World
 from provender.producers.event_mapping import EventMapping
 from provender.producers.transra_config import TransRAConfig
 
+#: On one worker with all others that need the demo: it is walked once.
+pytestmark = pytest.mark.xdist_group("demo")
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
