@@ -75,7 +75,10 @@ class TransRAConfig(BaseModel):
         1.0, ge=0, description="How sharply `self_adversarial` prefers hard negatives."
     )
     negatives: int = Field(
-        128, ge=1, description="Negatives per side that the triples of a chunk share."
+        128,
+        ge=1,
+        description="Negatives per side that the triples of a chunk share; a thousand rather than "
+        "a hundred where entities are many and events few.",
     )
     degree_power: float = Field(
         0.75, ge=0, le=1, description="Negatives are drawn by degree to this power ..."
@@ -89,7 +92,7 @@ class TransRAConfig(BaseModel):
         1.5,
         ge=0,
         description="Pulls entities to the origin: shrinkage * |x|^2 a row and chunk. What little "
-        "is known of then ranks by popularity.",
+        "is known of then ranks by popularity. Less of it where each event tells much.",
     )
     deviation_shrinkage: float = Field(
         0.3,

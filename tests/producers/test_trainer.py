@@ -461,7 +461,7 @@ def test_what_cannot_be_trained_is_refused() -> None:
 def test_devices() -> None:
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert pick_device("cpu").type == "cpu"
-    for name in ("gpu", "cuda:99"):
+    for name in ("gpu", "cuda:99", "meta"):
         with pytest.raises(ConfigError, match=f"device '{name}'.*Choose another"):
             pick_device(name)
 
