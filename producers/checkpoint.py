@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from provender.plugin.console import log
 from provender.plugin.errors import CheckpointError
+from provender.plugin.files import write_whole
 
 _FORMAT = 1
 _KEPT = 2
@@ -47,14 +47,14 @@ def save_checkpoint(folder: Path, fingerprint: str, checkpoint: Checkpoint) -> P
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"step-{checkpoint.position.step:010d}"
     blob = save({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()})
-    _write(folder / f"{stem}.safetensors", blob)
+    write_whole(folder / f"{stem}.safetensors", blob)
     about = {
         "format": _FORMAT,
         "fingerprint": fingerprint,
         "sha256": hashlib.sha256(blob).hexdigest(),
         "position": asdict(checkpoint.position),
     }
-    _write(folder / f"{stem}.json", json.dumps(about, indent=1).encode())
+    write_whole(folder / f"{stem}.json", json.dumps(about, indent=1).encode())
     _sweep(folder)
     return folder / f"{stem}.json"
 
@@ -104,21 +104,6 @@ def _read(path: Path, fingerprint: str) -> Checkpoint | None:
             expected="a whole checkpoint",
             remedy="Delete it.",
         ) from None
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write beside the place and rename, durably: after a crash the file is whole or not there."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sweep(folder: Path) -> None:
