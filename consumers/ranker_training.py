@@ -96,7 +96,7 @@ def _fit(
             logits = ranker.logits(inputs.index_select(0, chosen), batch)
             loss = entire_space_loss(logits, batch.labels["click"], _conversions(batch.labels))
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
         held_loss = _loss(ranker, held_back)
         if not np.isfinite(held_loss):

@@ -148,7 +148,7 @@ def test_the_loss_is_the_two_log_losses_written_out() -> None:
 def test_rare_events_keep_a_finite_gradient() -> None:
     logits = torch.tensor([[-60.0, -60.0], [60.0, 60.0]], requires_grad=True)
     loss = entire_space_loss(logits, torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.0]))
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert logits.grad is not None
     assert torch.isfinite(loss)
     assert torch.isfinite(logits.grad).all()
@@ -174,7 +174,7 @@ def test_every_parameter_gets_a_gradient() -> None:
     rows.present["pin_v1"][4:12] = False
     logits = ranker.logits(ranker.preprocessing(rows), rows)
     loss = entire_space_loss(logits, rows.labels["click"], rows.labels["conversion"])
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     for name, parameter in ranker.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name

@@ -62,10 +62,10 @@ def planted(
     for index, one in enumerate(RELATIONS):
         like = topic[one.head][:, None] == topic[one.tail][None, :]
         chance = np.where(like, min(1.0, 0.5 * days), 0.03)
-        head, tail = np.nonzero(rng.random(like.shape) < chance)
-        columns[0].append(np.full(len(head), index))
-        columns[1].append(head + starts[one.head])
-        columns[2].append(tail + starts[one.tail])
+        heads, tails = np.nonzero(rng.random(like.shape) < chance)
+        columns[0].append(np.full(len(heads), index))
+        columns[1].append(heads + starts[one.head])
+        columns[2].append(tails + starts[one.tail])
     relation, head, tail = (torch.from_numpy(np.concatenate(c)) for c in columns)
     keys = {"user": pa.array(range(users)), "pin": pa.array(range(pins))}
     keys["item"] = pa.array([f"item {i:03}" for i in range(ITEMS)])
