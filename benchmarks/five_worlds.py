@@ -29,7 +29,7 @@ def walk(home: Path, seed: int) -> dict[str, float]:
     command[0] = str(Path(sys.executable).with_name("provender"))
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     links = json.loads((home / "reports" / "evaluation.json").read_text())["metrics"]
-    lift = json.loads((home / "reports" / "lift.json").read_text())["click"]["auc"]
+    lift = json.loads((home / "reports" / "lift.json").read_text())["tasks"]["click"]["auc"]
     return {
         "seed": seed,
         "transra": links["click/model/recall@100"],
