@@ -24,6 +24,7 @@ COMMANDS = {
     "demo": Command("provender.plugin.demo:demo", "Walk the whole path, events to ranked request."),
     "simulate": Command("provender.producers.commands:simulate", "Write a simulated ads world."),
     "produce": Command("provender.producers.commands:produce", "Train and write snapshots."),
+    "graph": Command("provender.producers.commands:graph", "Show what the events become."),
     "evaluate": Command("provender.producers.commands:evaluate", "Predict the days that followed."),
     "rank": Command("provender.consumers.commands:rank", "Train rankers without and with vectors."),
     "request": Command("provender.consumers.commands:request", "Answer one ranking request."),

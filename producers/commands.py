@@ -19,10 +19,13 @@ from provender.plugin.home import Home
 from provender.plugin.options import FOLDER, UtcTime, at_home
 from provender.plugin.repo import specs_in_repo
 from provender.plugin.world import World
+from provender.producers.dgl_graph import summarise
 from provender.producers.evaluation import EvaluationReport, next_day
 from provender.producers.event_mapping import EventMapping
+from provender.producers.event_set import REJECTED, EventSet
 from provender.producers.events import read_window
-from provender.producers.refresh import Job, OnStage, Refresh, refresh, restore
+from provender.producers.graph import TripleGraph
+from provender.producers.refresh import Job, OnStage, Refresh, read_graph, refresh, restore
 from provender.producers.simulator import simulate as simulate_world
 from provender.producers.simulator_config import SimulatorConfig
 
@@ -102,7 +105,29 @@ def produce(
         with _stages(f"{as_of:%Y-%m-%d}") as on_stage:
             result = refresh(job, as_of, on_stage)
         done.append((result, time.perf_counter() - started))
+        _tell_bad_rows(result.events)
     console.print(_refreshes(done))
+
+
+@click.command(epilog="Example: provender graph --home demo --as-of 2026-03-14")
+@at_home
+@click.option(
+    "--as-of", type=UtcTime(), help="The cut.  [default: the last as-of date of the world file]"
+)
+def graph(
+    home: Path,
+    world_path: Path | None,
+    data: Path | None,
+    repo: Path | None,
+    as_of: datetime | None,
+) -> None:
+    """Show what the events before a time become: rows, edges, and who has any."""
+    job = _job(home, world_path, data, repo, "cpu")
+    cut = as_of or job.world.dates.as_ofs()[-1]
+    with _stages(f"{cut:%Y-%m-%d}") as on_stage:
+        events, built = read_graph(job, cut, job.home.runs / "graph", on_stage)
+    _tell_bad_rows(events)
+    console.print(_summary(events, built))
 
 
 @click.command(epilog="Example: provender evaluate --home demo")
@@ -156,6 +181,34 @@ def _advance(
     if name not in tasks:
         tasks[name] = bar.add_task(name, total=total, note=note)
     bar.update(tasks[name], completed=done, total=total, note=note)
+
+
+def _tell_bad_rows(events: EventSet | None) -> None:
+    """Say which rows were set aside, and where they lie."""
+    for name, count in events.report.events.items() if events else ():
+        if events and count.bad:
+            reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in count.bad.items())
+            log.print(
+                f"events.{name}: {reasons} of {count.kept + sum(count.bad.values()):,} rows, "
+                f"put aside in {events.folder / REJECTED / name}.parquet",
+                style="yellow",
+            )
+
+
+def _summary(events: EventSet, built: TripleGraph) -> Table:
+    table = Table(title=f"graph as of {events.as_of:%Y-%m-%d %H:%M}", show_edge=False)
+    for column in ("relation", "", "rows", "edges", "heads", "tails"):
+        table.add_column(column, justify="right" if column in ("rows", "edges") else "left")
+    for one in summarise(built):
+        table.add_row(
+            one.name,
+            f"{one.head} → {one.tail}",
+            f"{events.report.events[one.name].kept:,}",
+            f"{one.edges:,}",
+            f"{one.heads:,}/{built.counts[one.head]:,}",
+            f"{one.tails:,}/{built.counts[one.tail]:,}",
+        )
+    return table
 
 
 def _refreshes(done: Sequence[tuple[Refresh, float]]) -> Table:

@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -90,7 +89,7 @@ class EventSet:
         return pq.read_table(self.folder / EVENTS)
 
     def write_report(self, folder: Path) -> None:
-        """Write report.json: what `load` needs besides the Parquet files."""
+        """Write report.json: what was read, kept and set aside, for people and programs."""
         content = {
             "as_of": self.as_of.isoformat(),
             "window": [time.isoformat() for time in self.window],
@@ -99,20 +98,6 @@ class EventSet:
             "events": {name: asdict(count) for name, count in self.report.events.items()},
         }
         (folder / REPORT).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: Path) -> EventSet:
-        """The event set that stands in a folder."""
-        content: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        start, end = map(datetime.fromisoformat, content["window"])
-        return cls(
-            folder=folder,
-            as_of=datetime.fromisoformat(content["as_of"]),
-            window=(start, end),
-            relations=tuple(Relation(**relation) for relation in content["relations"]),
-            counts=content["counts"],
-            report=ReadReport({n: EventCount(**count) for n, count in content["events"].items()}),
-        )
 
 
 def write_batches(reader: pa.RecordBatchReader, writer: pq.ParquetWriter) -> int:

@@ -99,6 +99,7 @@ class Refresh:
     as_of: datetime
     snapshots: tuple[Snapshot, ...]
     done_before: bool
+    events: EventSet | None = None
 
 
 @dataclass(frozen=True)
@@ -139,15 +140,31 @@ def refresh(job: Job, as_of: datetime, on_stage: OnStage) -> Refresh:
         )
         snapshots = publish(job.home.snapshots, job.specs, as_of, vectors, run)
         on_stage("publish", 1, 1, "")
-    return Refresh(run_id, as_of, tuple(snapshots), done_before=False)
+    return Refresh(run_id, as_of, tuple(snapshots), done_before=False, events=trained.events)
 
 
 def restore(job: Job, as_of: datetime, on_stage: OnStage) -> Trained:
     """Train a refresh, or load it where it has been trained: its last checkpoint is the model."""
     parent = _parent_snapshot(job, as_of)
     folder = job.home.runs / _run_id(job, as_of, parent)
+    events, graph = read_graph(job, as_of, folder / "events", on_stage)
+    parameters = train(
+        graph,
+        job.config,
+        device=job.device,
+        checkpoint_dir=folder / "checkpoints",
+        parent=_load_parent(job, parent),
+        on_progress=lambda done, total, loss: on_stage("train", done, total, f"loss {loss:.3f}"),
+    )
+    return Trained(events, graph, parameters)
+
+
+def read_graph(
+    job: Job, as_of: datetime, work: Path, on_stage: OnStage
+) -> tuple[EventSet, TripleGraph]:
+    """Read the events before `as_of` into `work` and build the graph that is trained on."""
     on_stage("read events", 0, 1, "")
-    events = read_events(EventMapping.from_world(job.world), job.data, as_of, folder / "events")
+    events = read_events(EventMapping.from_world(job.world), job.data, as_of, work)
     on_stage("read events", 1, 1, "")
     graph = build_graph(
         events.triples(),
@@ -158,15 +175,7 @@ def restore(job: Job, as_of: datetime, on_stage: OnStage) -> Trained:
         degree_cap=job.config.degree_cap,
         chosen=job.config.relations,
     )
-    parameters = train(
-        graph,
-        job.config,
-        device=job.device,
-        checkpoint_dir=folder / "checkpoints",
-        parent=_load_parent(job, parent),
-        on_progress=lambda done, total, loss: on_stage("train", done, total, f"loss {loss:.3f}"),
-    )
-    return Trained(events, graph, parameters)
+    return events, graph
 
 
 def _parent_snapshot(job: Job, as_of: datetime) -> Snapshot | None:

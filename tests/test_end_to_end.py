@@ -132,6 +132,31 @@ def test_garbage_before_the_as_of_time_is_noticed(
     assert not (home / "snapshots").exists()
 
 
+def test_a_few_bad_rows_are_put_aside_and_told(
+    demo_home: Path, tmp_path: Path, provender: Provender
+) -> None:
+    home = tmp_path / "home"
+    _copy_world(demo_home, home)
+    place = home / "simulation" / "events" / "engagements" / "engagements-9999-01-01.parquet"
+    duckdb.execute(
+        "copy (select -1::bigint impression_id, timestamptz '2026-03-05 12:00:00+00' "
+        "event_timestamp, null::bigint user_id, i pin_id, 'click' as type from range(5) t(i)) "
+        f"to '{place}'"
+    )
+    result = provender("produce", "--home", home, "--as-of", "2026-03-10")
+    assert result.exit_code == 0, result.output
+    assert "events.click: 5 " in result.output
+    (aside,) = home.glob("runs/*/events/*/rejected/click.parquet")
+    assert duckdb.execute(f"select count(*) from '{aside}'").fetchall() == [(5,)]
+
+
+def test_the_graph_is_shown_by_relation(demo_home: Path, provender: Provender) -> None:
+    result = provender("graph", "--home", demo_home, "--as-of", "2026-03-10")
+    assert result.exit_code == 0, result.output
+    rows = {line.split()[0]: line for line in result.output.splitlines() if "→" in line}
+    assert {"click", "page_visit", "sold_by"} <= set(rows)
+
+
 def test_killed_at_random_points_a_run_is_completed(demo_home: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     _copy_world(demo_home, home)
