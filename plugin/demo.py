@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from rich.table import Table
 from provender.plugin.cli import main
 from provender.plugin.console import console, log
 from provender.plugin.errors import ConfigError
+from provender.plugin.files import write_whole
 from provender.plugin.home import Home
 from provender.plugin.repo import lay_out, standing_in
 from provender.plugin.world import World
@@ -114,7 +114,7 @@ def _settle_world(home: Path, repo: Path, name: str) -> Path:
         )
     settled = home / "world.yaml"
     if not settled.exists():
-        shutil.copyfile(chosen, settled)
+        write_whole(settled, chosen.read_bytes())
     elif settled.read_bytes() != chosen.read_bytes():
         raise ConfigError(
             f"home {home}",

@@ -6,37 +6,59 @@ import contextlib
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Literal
 
+from feast import FeatureView
 from feast.repo_operations import parse_repo
+from feast.types import String
 
 from provender.plugin.embedding_view import is_embedding_view, spec_of
 from provender.plugin.errors import ConfigError
+from provender.plugin.files import whole_folder
 from provender.plugin.spec import EmbeddingSpec
+
+
+@dataclass(frozen=True)
+class DeclaredView:
+    """An embedding view as a repo declares it, and the type of its entity's key."""
+
+    spec: EmbeddingSpec
+    key_type: Literal["int64", "string"]
 
 
 def lay_out(target: Path) -> bool:
     """Copy the feature repo that ships to ``target``; return False where one stands already.
 
-    A standing repo is the user's: nothing in it is touched.
+    A standing repo is the user's: nothing in it is touched. A new one appears whole.
+
+    Raises ConfigError where other files are in its place.
     """
     if (target / "feature_store.yaml").exists():
         return False
-    with as_file(files("provender.feature_repo")) as shipped:
-        shutil.copytree(
-            shipped,
-            target,
-            dirs_exist_ok=True,
-            # The folder becomes a Feast repo, no longer a Python package of ours.
-            ignore=shutil.ignore_patterns("__init__.py", "__pycache__", "py.typed", "data"),
-        )
-    (target / "data").mkdir(exist_ok=True)
+    # The folder becomes a Feast repo, no longer a Python package of ours.
+    not_copied = shutil.ignore_patterns("__init__.py", "__pycache__", "py.typed", "data")
+    try:
+        with (
+            as_file(files("provender.feature_repo")) as shipped,
+            whole_folder(target.parent, target) as staged,
+        ):
+            shutil.copytree(shipped, staged, dirs_exist_ok=True, ignore=not_copied)
+            (staged / "data").mkdir()
+    except FileExistsError:
+        raise ConfigError(
+            f"feature repo {target}",
+            found="other files, and no feature_store.yaml",
+            expected="a Feast repo, an empty folder or none",
+            remedy="Give another folder.",
+        ) from None
     return True
 
 
-def specs_in_repo(repo: Path) -> dict[str, EmbeddingSpec]:
-    """Return the embedding views that the Python files of a Feast repo declare, by view name.
+def views_in_repo(repo: Path) -> list[DeclaredView]:
+    """Return the embedding views that the Python files of a Feast repo declare.
 
     Raises ConfigError where there is no Feast repo; a refused declaration raises its own error.
     """
@@ -50,7 +72,12 @@ def specs_in_repo(repo: Path) -> dict[str, EmbeddingSpec]:
     place = repo.resolve()
     with standing_in(place):
         views = parse_repo(place).feature_views
-    return {view.name: spec_of(view) for view in views if is_embedding_view(view)}
+    return [_declared(view) for view in views if is_embedding_view(view)]
+
+
+def _declared(view: FeatureView) -> DeclaredView:
+    (key,) = view.entity_columns
+    return DeclaredView(spec_of(view), "string" if key.dtype == String else "int64")
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from provender.plugin.console import console, log, progress
 from provender.plugin.files import write_whole
 from provender.plugin.home import Home
 from provender.plugin.options import FOLDER, UtcTime, at_home
-from provender.plugin.repo import specs_in_repo
+from provender.plugin.repo import views_in_repo
 from provender.plugin.world import World
 from provender.producers.dgl_graph import summarise
 from provender.producers.evaluation import EvaluationReport, next_day
@@ -159,8 +159,8 @@ def _job(
 ) -> Job:
     place = Home(home)
     world = World.load(world_path or place.world)
-    specs = specs_in_repo(repo or place.repo)
-    return Job.declare(world, data or place.data, place, tuple(specs.values()), device)
+    views = views_in_repo(repo or place.repo)
+    return Job.declare(world, data or place.data, place, views, device)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from provender.plugin.errors import ConfigError
 from provender.plugin.files import whole_folder
 from provender.plugin.home import Home
 from provender.plugin.manifest import RunInfo
+from provender.plugin.repo import DeclaredView
 from provender.plugin.snapshot import Snapshot, find_snapshots
 from provender.plugin.spec import EmbeddingSpec
 from provender.plugin.world import World
@@ -51,15 +52,15 @@ class Job:
 
     @classmethod
     def declare(
-        cls, world: World, data: Path, home: Home, specs: Sequence[EmbeddingSpec], device: str
+        cls, world: World, data: Path, home: Home, views: Sequence[DeclaredView], device: str
     ) -> Job:
         """Put a job together; the model's dim is the views' own.
 
-        Raises ConfigError where the repo has no view of this producer, or views of several dims
-        or key columns that the world does not declare.
+        Raises ConfigError where the repo has no view of this producer, views of several dims, or
+        keys of another type than the world declares.
         """
-        mine = tuple(spec for spec in specs if spec.producer == PRODUCER)
-        dims = {spec.dim for spec in mine}
+        mine = [view for view in views if view.spec.producer == PRODUCER]
+        dims = {view.spec.dim for view in mine}
         if len(dims) != 1:
             raise ConfigError(
                 "embedding views of producer transra",
@@ -67,16 +68,18 @@ class Job:
                 expected="at least one view, and one dim for all: they share a space",
                 remedy="Correct embedding_views.py.",
             )
-        dim = {"dim": dims.pop()}
-        config = TransRAConfig.parse({**dim, **world.transra})
-        if config.dim != dim["dim"]:
+        for view in mine:
+            _check_key(view, world)
+        dim = dims.pop()
+        config = TransRAConfig.parse({"dim": dim, **world.transra})
+        if config.dim != dim:
             raise ConfigError(
                 "section transra, dim",
                 found=str(config.dim),
-                expected=f"{dim['dim']}, as the embedding views declare",
+                expected=f"{dim}, as the embedding views declare",
                 remedy="Leave dim out of the world file: it follows the views.",
             )
-        return cls(world, data, home, mine, config, device)
+        return cls(world, data, home, tuple(view.spec for view in mine), config, device)
 
     @property
     def config_hash(self) -> str:
@@ -109,6 +112,19 @@ class Trained:
     events: EventSet
     graph: TripleGraph
     parameters: TransRAParameters
+
+
+def _check_key(view: DeclaredView, world: World) -> None:
+    declared = world.entities.get(view.spec.entity)
+    if declared != view.key_type:
+        raise ConfigError(
+            f"entity {view.spec.entity} of {view.spec.view_name}",
+            found=f"{view.key_type} keys in the feature repo",
+            expected=f"{declared} keys, as the world file declares"
+            if declared
+            else f"an entity of the world file: {', '.join(world.entities)}",
+            remedy="Correct value_type in entities.py, or the section entities of the world file.",
+        )
 
 
 def refresh(job: Job, as_of: datetime, on_stage: OnStage) -> Refresh:

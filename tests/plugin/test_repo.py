@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from provender.plugin.errors import ConfigError, SpecError
-from provender.plugin.repo import lay_out, specs_in_repo
+from provender.plugin.repo import lay_out, views_in_repo
 
 SHIPPED = {"user_transra_v1", "pin_transra_v1"}
 
@@ -26,8 +26,8 @@ def test_specs_are_read_from_wherever_one_stands(
     lay_out(tmp_path / "feature_repo")
     monkeypatch.chdir(tmp_path)
     before = set(sys.modules)
-    assert set(specs_in_repo(Path("feature_repo"))) == SHIPPED
-    assert set(specs_in_repo(tmp_path / "feature_repo")) == SHIPPED
+    for repo in (Path("feature_repo"), tmp_path / "feature_repo"):
+        assert {view.spec.view_name for view in views_in_repo(repo)} == SHIPPED
     assert Path.cwd() == tmp_path
     assert {name for name in set(sys.modules) - before if name in ("entities", "sources")} == set()
 
@@ -37,14 +37,30 @@ def test_two_repos_in_one_process_are_not_mixed(tmp_path: Path) -> None:
         lay_out(tmp_path / name)
         views = tmp_path / name / "embedding_views.py"
         views.write_text(views.read_text().replace("dim=64", f"dim={dim}"))
-        assert {spec.dim for spec in specs_in_repo(tmp_path / name).values()} == {dim}
+        assert {view.spec.dim for view in views_in_repo(tmp_path / name)} == {dim}
+
+
+def test_the_type_of_the_keys_is_told(tmp_path: Path) -> None:
+    lay_out(tmp_path / "repo")
+    entities = tmp_path / "repo" / "entities.py"
+    entities.write_text(entities.read_text().replace("INT64", "STRING", 1))
+    told = {view.spec.entity: view.key_type for view in views_in_repo(tmp_path / "repo")}
+    assert told == {"user": "string", "pin": "int64"}
+
+
+def test_other_files_in_its_place_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="found other files"):
+        lay_out(tmp_path / "repo")
+    assert [path.name for path in (tmp_path / "repo").iterdir()] == ["notes.txt"]
 
 
 def test_no_repo_and_a_refused_view_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no feature_store\.yaml"):
-        specs_in_repo(tmp_path)
+        views_in_repo(tmp_path)
     lay_out(tmp_path / "repo")
     views = tmp_path / "repo" / "embedding_views.py"
     views.write_text(views.read_text().replace("dim=64", "dim=0"))
     with pytest.raises(SpecError, match="dim: found 0"):
-        specs_in_repo(tmp_path / "repo")
+        views_in_repo(tmp_path / "repo")
