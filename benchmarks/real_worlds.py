@@ -63,8 +63,8 @@ def table(worlds: dict[str, dict[str, Any]]) -> str:
     for world, told in worlds.items():
         rows, clicks = told["lift"]["rows"], told["lift"]["positives"]["click"]
         lines.append(
-            f"{world}: {rows['training']:,} impressions to learn from, {rows['evaluation']:,} later "
-            f"ones with {clicks:,} clicks; the whole job took {told['seconds']:.0f} s.  "
+            f"{world}: {rows['training']:,} impressions to learn from, "
+            f"{rows['evaluation']:,} later ones with {clicks:,} clicks; the whole job took {told['seconds']:.0f} s.  "
         )
     return "\n".join(lines).rstrip() + "\n"
 
