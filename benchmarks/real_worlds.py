@@ -64,7 +64,8 @@ def table(worlds: dict[str, dict[str, Any]]) -> str:
         rows, clicks = told["lift"]["rows"], told["lift"]["positives"]["click"]
         lines.append(
             f"{world}: {rows['training']:,} impressions to learn from, "
-            f"{rows['evaluation']:,} later ones with {clicks:,} clicks; the whole job took {told['seconds']:.0f} s.  "
+            f"{rows['evaluation']:,} later ones with {clicks:,} clicks; "
+            f"the whole job took {told['seconds']:.0f} s.  "
         )
     return "\n".join(lines).rstrip() + "\n"
 
