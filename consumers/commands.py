@@ -15,6 +15,7 @@ from feast import FeatureStore
 from rich.progress import Progress
 from rich.table import Table
 
+from provender.consumers.features import FeatureLayout
 from provender.consumers.impressions import load_impressions
 from provender.consumers.metrics import Interval, TaskMetrics
 from provender.consumers.online_fetch import OnlineFetcher
@@ -29,34 +30,42 @@ from provender.consumers.ranker_training import (
 )
 from provender.consumers.ranking_request import Ranked
 from provender.consumers.ranking_request import rank as rank_pins
+from provender.consumers.ranking_task import PIN
 from provender.consumers.training_join import TrainingSet, training_join
 from provender.plugin.console import console, log, progress
-from provender.plugin.errors import FetchError
+from provender.plugin.errors import ConfigError, FetchError
 from provender.plugin.files import write_whole
 from provender.plugin.home import Home
 from provender.plugin.options import UtcTime, at_home
 from provender.plugin.world import World
 
-SERVICES = {"without": "ranker_baseline", "with": "ranker_transra"}
-QUERY = "pin_transra_v1"
+WITHOUT, WITH = "without", "with"
 NAMES = {"auc": "AUC", "log_loss": "log loss"}
 
 
-@click.command(epilog="Example: provender rank --home demo --seeds 5")
+@click.command(epilog="Example: provender rank --home demo --seeds 5 --backfills")
 @at_home
+@click.option("--baseline", default="ranker_baseline", show_default=True, help="Feature service.")
+@click.option(
+    "--service",
+    default="ranker_transra",
+    show_default=True,
+    help="Feature service with the embeddings; the first one keyed by pin_id is the candidate's.",
+)
 @click.option("--seeds", default=5, show_default=True, help="Rankers of each kind.")
 @click.option("--epochs", default=8, show_default=True, help="Passes over the data, at most.")
 @click.option(
-    "--backfills/--no-backfills",
-    default=True,
-    show_default=True,
-    help="Whether vectors written after an impression count, as in a first run on old logs.",
+    "--backfills",
+    is_flag=True,
+    help="Let vectors count that were written after an impression, as in a first run on old logs.",
 )
 def rank(
     home: Path,
     world_path: Path | None,
     data: Path | None,
     repo: Path | None,
+    baseline: str,
+    service: str,
     seeds: int,
     epochs: int,
     backfills: bool,
@@ -65,27 +74,18 @@ def rank(
     place = Home(home)
     world = World.load(world_path or place.world)
     store = FeatureStore(str(repo or place.repo))
-    how = TrainingConfig(epochs=epochs)
-    figures: dict[str, list[dict[str, TaskMetrics]]] = {}
     with progress() as bar:
-        joined: dict[str, tuple[TrainingSet, TrainingSet]] = {}
         spans = _impressions(bar, world, data or place.data, place.runs / "impressions")
-        for kind, service in SERVICES.items():
-            task = bar.add_task(f"join {service}", total=2, note="")
-            parts = []
-            for span in spans:
-                parts.append(training_join(store, span, service, backfills=backfills))
-                bar.advance(task)
-            joined[kind] = (parts[0], parts[1])
-        for kind, (training, evaluation) in joined.items():
-            config = RankerConfig(query=QUERY if kind == "with" else None)
-            task = bar.add_task(f"train {kind}", total=seeds, note="")
-            for seed in range(seeds):
-                trained = train_ranker(training, config, how, seed=seed)
-                figures.setdefault(kind, []).append(evaluate_ranker(trained.ranker, evaluation))
-                save_ranker(place.rankers / f"{kind}-{seed}.safetensors", trained.ranker)
-                bar.update(task, advance=1, note=f"{trained.epochs} passes")
-    report = compare(figures["without"], figures["with"], *joined["with"])
+        joined = {
+            kind: _joined(bar, store, spans, name, backfills)
+            for kind, name in ((WITHOUT, baseline), (WITH, service))
+        }
+        how = TrainingConfig(epochs=epochs)
+        figures = {
+            kind: _trained(bar, parts, kind, how, seeds, place.rankers)
+            for kind, parts in joined.items()
+        }
+    report = compare(figures[WITHOUT], figures[WITH], *joined[WITH])
     rows = _rows(report)
     told = report.model_dump(mode="json", by_alias=True)
     told["table"] = [list(row) for row in rows]
@@ -93,6 +93,54 @@ def rank(
     write_whole(path, json.dumps(told, indent=2).encode())
     console.print(_lift_table(rows, report))
     log.print(f"written to {path}")
+
+
+Spans = tuple[TrainingSet, TrainingSet]
+
+
+def _joined(
+    bar: Progress,
+    store: FeatureStore,
+    spans: tuple[pa.Table, pa.Table],
+    service: str,
+    backfills: bool,
+) -> Spans:
+    """Join the training and the evaluation impressions with a service's features."""
+    task = bar.add_task(f"join {service}", total=2, note="")
+    training = training_join(store, spans[0], service, backfills=backfills)
+    bar.advance(task)
+    evaluation = training_join(store, spans[1], service, backfills=backfills)
+    bar.advance(task)
+    return training, evaluation
+
+
+def _trained(
+    bar: Progress, parts: Spans, kind: str, how: TrainingConfig, seeds: int, folder: Path
+) -> list[dict[str, TaskMetrics]]:
+    """Train, keep and judge a ranker for each seed."""
+    training, evaluation = parts
+    config = RankerConfig(query=_candidate(training.layout) if kind == WITH else None)
+    task = bar.add_task(f"train {kind}", total=seeds, note="")
+    figures = []
+    for seed in range(seeds):
+        trained = train_ranker(training, config, how, seed=seed)
+        figures.append(evaluate_ranker(trained.ranker, evaluation))
+        save_ranker(folder / f"{kind}-{seed}.safetensors", trained.ranker)
+        bar.update(task, advance=1, note=f"{trained.epochs} passes")
+    return figures
+
+
+def _candidate(layout: FeatureLayout) -> str:
+    """Return the view whose vector asks in the attention head: the pin's."""
+    for spec in layout.embeddings:
+        if spec.join_key == PIN:
+            return spec.view_name
+    raise ConfigError(
+        f"feature service {layout.service}",
+        found="no embedding view keyed by pin_id",
+        expected="the candidate's embedding among its views",
+        remedy="Add one to the service, or name another service with --service.",
+    )
 
 
 def _impressions(bar: Progress, world: World, data: Path, work: Path) -> tuple[pa.Table, pa.Table]:
@@ -134,13 +182,13 @@ def request(
     """Rank candidates for one user from the online store, and time it."""
     place = Home(home)
     world = World.load(world_path or place.world)
-    ranker = load_ranker(place.rankers / "with-0.safetensors")
+    ranker = load_ranker(place.rankers / f"{WITH}-0.safetensors")
     store = FeatureStore(str(repo or place.repo))
     start, end = world.dates.evaluation()
     shown = load_impressions(world, data or place.data, start, end, end, place.runs / "impressions")
     pins, who, context = _draw(shown, candidates, seed)
     key = who if user is None else _as_key(user, who)
-    fetcher = OnlineFetcher(store, SERVICES["with"], ranker=ranker, now=at or start)
+    fetcher = OnlineFetcher(store, ranker.layout.service, ranker=ranker, now=at or start)
     answers = [rank_pins(fetcher, ranker, key, pins, context) for _ in range(max(repeat, 1))]
     told = _timed(answers, key, len(pins))
     write_whole(place.reports / "request.json", json.dumps(told, indent=2).encode())

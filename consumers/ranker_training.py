@@ -230,7 +230,8 @@ def _check_vectors(fitted: TrainingSet, config: RankerConfig) -> None:
             "training rows",
             found=f"no vector of {', '.join(empty)} in {len(fitted)} rows",
             expected="vectors that were known at the time of at least some impressions",
-            remedy="Join with backfills=True if history was computed afterwards; else look at ttl.",
+            remedy="If history was computed afterwards, let it count: --backfills, in Python "
+            "backfills=True. Else look at the views' ttl.",
         )
 
 

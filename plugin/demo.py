@@ -95,7 +95,8 @@ def demo(
     _provender("evaluate", *at_home)
     _feast(repo, "apply")
     _feast(repo, "materialize", *_span(world))
-    _provender("rank", *at_home, "--seeds", seeds)
+    # The logs are old and the snapshots of today: their history is a backfill.
+    _provender("rank", *at_home, "--seeds", seeds, "--backfills")
     _provender("request", *at_home, "--candidates", candidates)
     _summary(home, time.perf_counter() - started)
 

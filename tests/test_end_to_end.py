@@ -132,6 +132,16 @@ def test_garbage_before_the_as_of_time_is_noticed(
     assert not (home / "snapshots").exists()
 
 
+def test_vectors_written_later_count_only_where_one_says_so(
+    demo_home: Path, provender: Provender
+) -> None:
+    before = (demo_home / "reports" / "lift.json").read_bytes()
+    result = provender("rank", "--home", demo_home, "--seeds", 1)
+    assert result.exit_code == 1
+    assert "--backfills" in " ".join(result.output.split())
+    assert (demo_home / "reports" / "lift.json").read_bytes() == before
+
+
 def test_a_few_bad_rows_are_put_aside_and_told(
     demo_home: Path, tmp_path: Path, provender: Provender
 ) -> None:
