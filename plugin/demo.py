@@ -77,7 +77,7 @@ def demo(
     repo = place.repo
     if lay_out(repo):
         log.print(f"laid out the feature repo in {repo}")
-    world_path = _settle_world(home, repo, world_name)
+    chosen = _find_world(repo, world_name)
     if data is None and world_name != SIMULATED:
         raise ConfigError(
             f"world {world_name}",
@@ -85,7 +85,8 @@ def demo(
             expected="the folder of its files",
             remedy="Give it with --data FOLDER.",
         )
-    world = World.load(world_path)
+    world = World.load(chosen)
+    _settle(chosen, place)
     if data is None:
         data = place.data
         sizes = ["--users", users, "--pins", pins, "--days", days, "--seed", seed]
@@ -101,8 +102,8 @@ def demo(
     _summary(home, time.perf_counter() - started)
 
 
-def _settle_world(home: Path, repo: Path, name: str) -> Path:
-    """Keep the world that the home was made with: one home never mixes two data sets."""
+def _find_world(repo: Path, name: str) -> Path:
+    """Return the file of a world that ships with the repo, or of the user's own."""
     shipped = repo / "worlds" / f"{name}.yaml"
     chosen = shipped if shipped.is_file() else Path(name)
     if not chosen.is_file():
@@ -113,17 +114,20 @@ def _settle_world(home: Path, repo: Path, name: str) -> Path:
             expected=f"one of {', '.join(known)}, or the path of a world file",
             remedy="See `provender demo --help`.",
         )
-    settled = home / "world.yaml"
-    if not settled.exists():
-        write_whole(settled, chosen.read_bytes())
-    elif settled.read_bytes() != chosen.read_bytes():
+    return chosen
+
+
+def _settle(chosen: Path, place: Home) -> None:
+    """Keep the world that the home is made with: one home never mixes two data sets."""
+    if not place.world.exists():
+        write_whole(place.world, chosen.read_bytes())
+    elif place.world.read_bytes() != chosen.read_bytes():
         raise ConfigError(
-            f"home {home}",
-            found=f"the world of another run in {settled}",
+            f"home {place.path}",
+            found=f"the world of another run in {place.world}",
             expected=f"{chosen}, or an empty home",
             remedy="Give another folder with --home, or remove this one.",
         )
-    return settled
 
 
 def _span(world: World) -> tuple[str, str]:

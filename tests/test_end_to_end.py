@@ -220,6 +220,16 @@ def test_mistakes_are_one_line(
     assert "Traceback" not in result.output
 
 
+def test_a_refused_demo_leaves_the_home_for_another_world(
+    tmp_path: Path, provender: Provender
+) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("tables: 7\n")
+    for arguments in (["--world", "retailrocket"], ["--world", broken, "--data", tmp_path]):
+        assert provender("demo", "--home", tmp_path / "home", *arguments).exit_code == 1
+        assert not (tmp_path / "home" / "world.yaml").exists()
+
+
 def test_one_home_never_mixes_two_worlds(
     demo_home: Path, real_data: Path, provender: Provender
 ) -> None:
