@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from provender.plugin.errors import ConfigError
@@ -155,24 +153,3 @@ class TransRAConfig(BaseModel):
                 expected=first["msg"],
                 remedy=f"The fields are {', '.join(cls.model_fields)}.",
             ) from None
-
-    @classmethod
-    def load(cls, path: Path) -> TransRAConfig:
-        """Read a YAML file of overrides; raises ConfigError."""
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(
-                str(path),
-                found=str(error),
-                expected="a readable YAML file",
-                remedy="Check the path and the file's syntax.",
-            ) from None
-        if not isinstance(values or {}, dict):
-            raise ConfigError(
-                str(path),
-                found=type(values).__name__,
-                expected="a mapping of field names to values",
-                remedy="Write one `field: value` a line.",
-            )
-        return cls.parse(values or {}, where=str(path))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from provender.plugin.errors import ConfigError
@@ -43,21 +41,3 @@ def test_relation_weights() -> None:
     config = TransRAConfig(relations={"click": 2.0})
     assert (config.relation_weight("click"), config.relation_weight("hide")) == (2.0, 0.0)
     assert TransRAConfig().relation_weight("hide") == 1.0
-
-
-def test_yaml(tmp_path: Path) -> None:
-    path = tmp_path / "transra.yaml"
-    path.write_text("dim: 8\nanchor_relation: null\n")
-    assert TransRAConfig.load(path) == TransRAConfig(dim=8, anchor_relation=None)
-    path.write_text("")
-    assert TransRAConfig.load(path) == TransRAConfig()
-
-
-@pytest.mark.parametrize("content", [b"- dim", b"dim: [", b"\xff\xfe", b"dim: x"])
-def test_broken_yaml_is_a_config_error(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "transra.yaml"
-    path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"transra\.yaml"):
-        TransRAConfig.load(path)
-    with pytest.raises(ConfigError, match=r"none\.yaml"):
-        TransRAConfig.load(tmp_path / "none.yaml")
