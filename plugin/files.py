@@ -11,7 +11,8 @@ from pathlib import Path
 STAGING = ".staging"
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make what was written to a file, or renamed in a folder, outlast a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -25,9 +26,9 @@ def write_whole(path: Path, data: bytes) -> None:
     staged = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         staged.write_bytes(data)
-        _sync(staged)
+        sync(staged)
         staged.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         staged.unlink(missing_ok=True)
 
@@ -66,13 +67,13 @@ def whole_folder(root: Path, place: Path) -> Iterator[Path]:
     try:
         yield staged
         for path in staged.rglob("*"):
-            _sync(path)
-        _sync(staged)
+            sync(path)
+        sync(staged)
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             staged.rename(place)
         except OSError as error:
             raise FileExistsError(error.errno, "it stands already", str(place)) from None
-        _sync(place.parent)
+        sync(place.parent)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
