@@ -41,6 +41,10 @@ class SourceError(ProvenderError):
     """A file or database that can't be read."""
 
 
+class EntityFrameError(ProvenderError):
+    """Entity rows that can't be joined to: no time, no key, or a key of another type."""
+
+
 class BadRowsError(ProvenderError):
     """More rows of a log are bad than the mapping allows."""
 
