@@ -21,7 +21,8 @@ from provender.consumers.ranking_task import (
     TimeColumn,
 )
 from provender.plugin.errors import BadRowsError, ConfigError, MappingError
-from provender.plugin.tables import columns_of, explained, literal, open_tables, quoted
+from provender.plugin.tables import columns_of, explained, open_tables, quoted
+from provender.plugin.time_sql import instant, microseconds
 from provender.plugin.world import World
 
 #: Under this key of the table's schema metadata stands how many bad rows were left out.
@@ -97,18 +98,14 @@ def _time_sql(connection: duckdb.DuckDBPyConnection, source: TimeColumn) -> str:
             expected=f"one of {', '.join(columns)}",
             remedy="Correct `time` in the ranking section.",
         )
-    if source.time_unit is not None:
-        scale = {"s": 1_000_000, "ms": 1000, "us": 1}[source.time_unit]
-        return f"cast(round(try_cast({column} as double) * {scale}) as bigint)"
-    zoned = f"epoch_us(try_cast({column} as timestamptz))"
-    naive = f"epoch_us(timezone({literal(source.time_zone)}, try_cast({column} as timestamp)))"
-    kind = columns[source.time]
-    if kind.startswith("TIMESTAMP WITH TIME ZONE"):
-        return zoned
-    if kind == "VARCHAR":  # A zone written in the text goes before the declared one.
-        carries = f"regexp_matches({column}, ':[0-9.]+ ?(Z|UTC|[+-][0-9]{{2}}(:?[0-9]{{2}})?)$')"
-        return f"case when {carries} then {zoned} else {naive} end"
-    return naive
+    time = instant(
+        f"ranking: table {source.table}, column {source.time}",
+        column,
+        columns[source.time],
+        unit=source.time_unit,
+        zone=source.time_zone,
+    )
+    return microseconds(time)
 
 
 def _select_impressions(

@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from provender.plugin.checked_yaml import check
+from provender.plugin.time_sql import TimeUnit
 from provender.plugin.world import World
 
 #: The columns that every table of impressions has, before its context and labels.
@@ -47,7 +48,7 @@ class TimeColumn(BaseModel):
 
     table: str = Field(description="one of the world's tables")
     time: str = Field(description="the column of the row's time")
-    time_unit: Literal["s", "ms", "us"] | None = Field(
+    time_unit: TimeUnit | None = Field(
         default=None, description="of numbers since 1970-01-01 UTC; timestamps need none"
     )
     time_zone: str = Field(default="UTC", description="of times that do not carry a zone")

@@ -12,9 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from provender.plugin.checked_yaml import check
 from provender.plugin.errors import MappingError
 from provender.plugin.tables import TableSource
+from provender.plugin.time_sql import TimeUnit
 from provender.plugin.world import KeyType, Name, World
-
-TimeUnit = Literal["s", "ms", "us", "ns"]
 
 
 class EventDeclaration(BaseModel):

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 from provender.plugin.errors import MappingError
 from provender.plugin.tables import literal, quoted
+from provender.plugin.time_sql import (
+    FLOATS,
+    INTEGERS,
+    NOTHING,
+    WHOLE_NUMBER,
+    carries_zone,
+    instant,
+    stamp,
+)
 from provender.producers.event_mapping import EventDeclaration
-
-INTEGERS = frozenset(
-    f"{sign}{size}INT" for sign in ("", "U") for size in ("TINY", "SMALL", "", "BIG", "HUGE")
-) | {"INTEGER", "UINTEGER"}
-FLOATS = frozenset({"FLOAT", "DOUBLE"})
-NAIVE = frozenset({"TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS"})
-AWARE = frozenset({"TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ_NS"})
-#: What DuckDB calls a column without a single value.
-NOTHING = '"NULL"'
-
-#: A number of seconds and so on in microseconds: (factor, divisor).
-UNITS = {"s": (1_000_000, 1), "ms": (1_000, 1), "us": (1, 1), "ns": (1, 1_000)}
-#: The last microsecond that DuckDB can hold; what lies beyond is later than any as-of.
-LAST_MICROSECOND = 9_223_372_036_854_775_806
-
-WHOLE_NUMBER = r"'[+-]?\d+(\.0*)?'"
-DATE_FIRST = r"'\d{4,6}-\d{1,2}-\d{1,2}.*'"
-ZONED = r"'.*:\d{2}.*?\s?(Z|z|UTC|GMT|[+-]\d{2}(:?\d{2})?)'"
 
 
 @dataclass(frozen=True)
@@ -36,11 +27,6 @@ class Cut:
     end: datetime
     now: datetime
     start: datetime | None = None
-
-
-def stamp(time: datetime) -> str:
-    """The time as a SQL literal."""
-    return f"TIMESTAMPTZ '{time.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}+00'"
 
 
 def normalised(
@@ -62,9 +48,9 @@ def normalised(
     types = _types(name, event, columns)
     head_type, tail_type = key_types[event.head_entity], key_types[event.tail_entity]
     thing = f"events.{name}"
-    time, zoned = ("NULL::TIMESTAMPTZ", "NULL::BOOLEAN")
-    if event.time is not None:
-        time, zoned = _time(thing, event, types["time"])
+    found, unit = types.get("time", NOTHING), event.time_unit
+    time = instant(f"{thing}.time", "raw_time", found, unit=unit, zone=event.time_zone)
+    zoned = carries_zone("raw_time", found, unit=unit)
     raw = {
         "head": quoted(event.head_column),
         "tail": quoted(event.tail_column),
@@ -167,55 +153,3 @@ def _key(thing: str, column: str, found: str, wanted: str) -> str:
             remedy="Name the right column, or write it with the right type.",
         )
     return f"TRY_CAST({number} AS BIGINT)" if wanted == "int64" else f"CAST({text} AS VARCHAR)"
-
-
-def _time(thing: str, event: EventDeclaration, found: str) -> tuple[str, str]:
-    """The SQL of the time in UTC, and of whether a text carries a zone (null: no text)."""
-    zone = literal(event.time_zone or "UTC")
-    zoned = "NULL::BOOLEAN"
-    if found == NOTHING:
-        return "NULL::TIMESTAMPTZ", zoned
-    if event.time_unit is not None and found not in AWARE | NAIVE | {"DATE"}:
-        number = _key(f"{thing}.time", "raw_time", found, "int64")
-        if found in FLOATS or found.startswith("DECIMAL"):
-            number = "raw_time"
-        time = _from_number(number, event.time_unit, found)
-    elif event.time_unit is not None or found not in AWARE | NAIVE | {"DATE", "VARCHAR"}:
-        raise MappingError(
-            f"{thing}.time",
-            found=f"a column of type {found} "
-            + ("with a time_unit" if event.time_unit else "without a time_unit"),
-            expected="a timestamp, a date, text, or a number with its time_unit (s, ms, us, ns)",
-            remedy="Correct time or time_unit.",
-        )
-    elif found == "VARCHAR":
-        text = "trim(raw_time)"
-        zoned = f"regexp_full_match({text}, {ZONED})"
-        time = (
-            f"CASE WHEN NOT regexp_full_match({text}, {DATE_FIRST}) THEN NULL "
-            f"WHEN {zoned} THEN TRY_CAST({text} AS TIMESTAMPTZ) "
-            f"ELSE timezone({zone}, TRY_CAST({text} AS TIMESTAMP)) END"
-        )
-    else:
-        time = _from_timestamp(found, zone)
-    # Before the year 1 neither Python nor Arrow's readers have a date.
-    return f"CASE WHEN {time} >= {stamp(datetime(1, 1, 1, tzinfo=UTC))} THEN {time} END", zoned
-
-
-def _from_timestamp(found: str, zone: str) -> str:
-    if found.endswith("_NS"):  # DuckDB's own cast rounds up, and up may be after the cut
-        whole = "make_timestamp(epoch_ns(raw_time) // 1000)"
-        return f"timezone({zone if found in NAIVE else literal('UTC')}, {whole})"
-    return "raw_time" if found in AWARE else f"timezone({zone}, CAST(raw_time AS TIMESTAMP))"
-
-
-def _from_number(number: str, unit: str, found: str) -> str:
-    factor, divisor = UNITS[unit]
-    if found in FLOATS or found.startswith("DECIMAL"):
-        scaled = f"TRY_CAST(round(CAST({number} AS DOUBLE) * {factor} / {divisor}) AS HUGEINT)"
-    else:
-        scaled = f"CAST({number} AS HUGEINT) * {factor} // {divisor}"
-    return (
-        f"CASE WHEN {scaled} > {LAST_MICROSECOND} THEN TIMESTAMPTZ 'infinity' "
-        f"ELSE timezone('UTC', TRY(make_timestamp(TRY_CAST({scaled} AS BIGINT)))) END"
-    )

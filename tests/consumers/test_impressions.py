@@ -206,6 +206,84 @@ def test_times_as_text_with_and_without_zone_and_as_numbers(tmp_path: Path) -> N
     assert {key: row["click"] for key, row in by_id.items()} == {"1": 1, "2": 0, "3": 0}
 
 
+def as_numbers(folder: Path, unit: str) -> World:
+    """Both tables' times rewritten as int64 counts of `unit`, and a world that says so."""
+    for name in ("shown", "done"):
+        table = pq.read_table(folder / f"{name}.parquet")
+        place = table.schema.get_field_index("at")
+        times = table["at"].cast(pa.timestamp(unit, "UTC")).cast(pa.int64())
+        pq.write_table(table.set_column(place, "at", times), folder / f"{name}.parquet")
+    sections = ("impressions", "labels")
+    ranking: dict[str, Any] = {key: world().ranking[key] for key in sections}
+    for section in (ranking["impressions"], *ranking["labels"].values()):
+        section["time_unit"] = unit
+    return World.model_validate({**world().model_dump(), "ranking": ranking})
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_numbers_of_every_unit_are_times(tmp_path: Path, unit: str) -> None:
+    write(tmp_path, [(1, 1, "a", T0, "x")], [(1, 1, "a", T0 + WITHIN, "click")])
+    made = as_numbers(tmp_path, unit)
+
+    found = load_impressions(made, tmp_path, T0, minutes(9), minutes(999), tmp_path / "work")
+
+    assert found["event_timestamp"].to_pylist() == [T0]
+    assert found["click"].to_pylist() == [1]
+
+
+def test_nanoseconds_are_cut_off_and_not_rounded_into_the_next_window(tmp_path: Path) -> None:
+    write(tmp_path, [(1, 1, "a", T0, "x")], [(1, 1, "a", T0 + WITHIN, "click")])
+    last = int(T0.timestamp()) * 10**9 - 1
+    for name, moved in (("shown", 0), ("done", int(WITHIN.total_seconds()) * 10**9 + 1000)):
+        table = pq.read_table(tmp_path / f"{name}.parquet")
+        times = pa.array([0, last + moved]).cast(pa.timestamp("ns", "UTC"))
+        place = table.schema.get_field_index("at")
+        pq.write_table(table.set_column(place, "at", times), tmp_path / f"{name}.parquet")
+
+    assert load(tmp_path, start=0).num_rows == 0
+    found = load(tmp_path, start=-1)
+    assert found["event_timestamp"].to_pylist() == [T0 - timedelta(microseconds=1)]
+    # Both are cut off: 999 ns past the window's end is another microsecond, not the same one.
+    assert found["click"].to_pylist() == [0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-03-01T03:00:00+0300",
+        "2026-03-01 03:00:00 +03",
+        "2026-03-01T00:00Z",
+        "2026-02-28 19:00:00.000-05:00",
+        "2026-03-01 00:00:00 GMT",
+        "2026-03-01 01:00:00",
+    ],
+)
+def test_offsets_in_text_go_before_the_declared_zone(tmp_path: Path, text: str) -> None:
+    (tmp_path / "shown.csv").write_text(f"no,who,what,at,place\n1,1,a,{text},x\n")
+    (tmp_path / "done.csv").write_text(f"of,who,what,at,kind\n1,1,a,{text},buy\n")
+    base = world(impressions__time_zone="Europe/Berlin")
+    for label in base.ranking["labels"].values():
+        label["time_zone"] = "Europe/Berlin"
+    tables = {"shown": {"path": "shown.csv"}, "done": {"path": "done.csv"}}
+    made = World.model_validate({**base.model_dump(), "tables": tables})
+
+    found = load_impressions(made, tmp_path, T0, minutes(1), minutes(1), tmp_path / "work")
+
+    assert found["event_timestamp"].to_pylist() == [T0]
+    assert found["conversion"].to_pylist() == [1]
+
+
+def test_a_time_column_that_is_no_time_is_one_line(tmp_path: Path) -> None:
+    write(tmp_path, [(1, 1, "a", T0, "x")], [])
+    with pytest.raises(MappingError, match="column place: found a column of type VARCHAR\\[\\]"):
+        table = pq.read_table(tmp_path / "shown.parquet")
+        lists = pa.array([["x"], ["y"]])
+        pq.write_table(table.set_column(4, "place", lists), tmp_path / "shown.parquet")
+        load_impressions(
+            world(impressions__time="place"), tmp_path, T0, minutes(9), minutes(9), tmp_path / "w"
+        )
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

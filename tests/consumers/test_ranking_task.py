@@ -38,7 +38,7 @@ def test_windows_are_read_as_people_write_them(text: str, expected: timedelta) -
         {"within": "soon"},
         {"match": {}},
         {"match": {"item_id": "item"}},
-        {"time_unit": "ns"},
+        {"time_unit": "min"},
         {"windw": "1d"},
     ],
 )
