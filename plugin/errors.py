@@ -67,3 +67,19 @@ class FetchError(ProvenderError):
 
 class SimulationError(ProvenderError):
     """A simulated world that can't be made."""
+
+
+class OnlineStoreError(ProvenderError):
+    """An online store that can't be reached, read or written."""
+
+
+class OnlineRowError(ProvenderError):
+    """A stored online row that is not what was written."""
+
+
+class OnlineValueError(ProvenderError):
+    """A key or value that an online store refuses."""
+
+
+class LoadLockedError(ProvenderError):
+    """A load of a view that another load is busy with."""
