@@ -1,4 +1,4 @@
-"""The rows of a data source: read whole for their keys and times, and late, by number, for the rest.
+"""The rows of a data source: keys and times are read at once, the rest late and by number.
 
 Parquet is read by row group, of which nothing is held longer than it is used. Whatever else Feast
 can read comes through Feast's own reader as one Arrow table.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from feast.infra.offline_stores.duckdb import _read_data_source
 
 from provender.plugin.errors import SourceError
 from provender.plugin.history import Positions
-from provender.plugin.instants import Instants, is_time, to_nanoseconds
+from provender.plugin.instants import is_time, to_nanoseconds
 
 #: From the first to the last nanosecond that is wanted, both included.
 Window = tuple[int, int]
@@ -76,7 +77,7 @@ class ParquetRows:
     def take(self, rows: Positions, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Yield the wanted rows of one row group after the other."""
         bounds = np.searchsorted(rows, self._starts)
-        for i, (low, high) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        for i, (low, high) in enumerate(pairwise(bounds)):
             if low < high:
                 table = self._read(i, columns)
                 wanted = rows[low:high] - self._starts[i]
@@ -109,36 +110,6 @@ def open_rows(config: RepoConfig, source: DataSource, thing: str) -> FeatureRows
         raise unreadable(f"{thing} in {uri}", error) from error
 
 
-def column_named(rows: FeatureRows, name: str, mapping: dict[str, str]) -> str:
-    """Return what a column is called in the source, whose names ``mapping`` leads to Feast's.
-
-    Raises SourceError naming the columns that are there.
-    """
-    for source_name, feast_name in mapping.items():
-        if feast_name == name and source_name in rows.schema.names:
-            return source_name
-    if name in rows.schema.names:
-        return name
-    raise SourceError(
-        rows.thing,
-        found=f"the columns {', '.join(rows.schema.names)}",
-        expected=f"a column {name}",
-        remedy="Correct the view's schema, the source's field_mapping or the file.",
-    )
-
-
-def times_of(rows: FeatureRows, table: pa.Table, column: str) -> Instants:
-    """Return a column's instants; raises SourceError where it holds no times."""
-    if not is_time(table.schema.field(column).type):
-        raise SourceError(
-            f"{rows.thing}, column {column}",
-            found=f"the type {table.schema.field(column).type}",
-            expected="timestamps or dates",
-            remedy="Write the column as Parquet timestamps.",
-        )
-    return to_nanoseconds(table[column])
-
-
 def unreadable(thing: str, error: Exception) -> SourceError:
     """Return the error for a source that does not open or breaks off."""
     return SourceError(
@@ -155,7 +126,7 @@ def _dataset(source: FileSource, uri: str) -> ds.Dataset:
     )
     paths: str | list[str] = path
     if filesystem is None and "://" not in path and not Path(path).exists():
-        paths = sorted(glob.glob(path, recursive=True))
+        paths = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
         if not paths:
             raise FileNotFoundError("no such file")
     dataset = ds.dataset(paths, filesystem=filesystem, format="parquet", partitioning="hive")
@@ -196,7 +167,7 @@ def _from_feast(config: RepoConfig, source: DataSource, thing: str) -> TableRows
         raise SourceError(
             f"{thing}, source {source.name}",
             found=f"a {type(source).__name__}",
-            expected="a source of files: FileSource, or a lakehouse table that Feast's DuckDB reads",
+            expected="a source of files: FileSource, or a table that Feast's DuckDB reads",
             remedy="Use the offline store that goes with this source.",
         ) from None
     except Exception as error:  # Every reader has errors of its own; the user gets one line.

@@ -22,10 +22,17 @@ def sync(path: Path) -> None:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` so that a reader sees the old file, the new one, never a part."""
+    with whole_file(path) as staged:
+        staged.write_bytes(data)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield the name of a file to write; once the block has ended well, it stands at ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staged = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        staged.write_bytes(data)
+        yield staged
         sync(staged)
         staged.replace(path)
         sync(path.parent)

@@ -39,6 +39,11 @@ class KeyIndex:
             ranks, self.size = _dense(encoded), len(encoded.dictionary)
         self.ranks = ranks
 
+    @property
+    def types(self) -> list[pa.DataType]:
+        """The normalized type of each key column."""
+        return [values.type for values in self._values]
+
     def find(self, columns: Sequence[pa.Array]) -> Ranks:
         """Return the ranks of other rows' keys, int64 (m,); NO_RANK where this table lacks one."""
         first, *others = [

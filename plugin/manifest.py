@@ -18,8 +18,17 @@ from provender.plugin.spec import Dtype
 MANIFEST_NAME = "_manifest.json"
 
 
+class VectorPage(BaseModel):
+    """Where the vectors of one row group lie in their file, as raw little-endian float32."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    offset: int = Field(ge=0)
+    rows: int = Field(ge=1)
+
+
 class SnapshotFile(BaseModel):
-    """One Parquet file of a snapshot."""
+    """One Parquet file of a snapshot; without pages, its vectors are found by decoding it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,6 +36,7 @@ class SnapshotFile(BaseModel):
     rows: int = Field(ge=0)
     bytes: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    pages: tuple[VectorPage, ...] = ()
 
 
 class Manifest(BaseModel):

@@ -25,14 +25,18 @@ from provender.plugin.manifest import (
     Manifest,
     RunInfo,
     SnapshotFile,
+    VectorPage,
     code_version,
     file_digest,
 )
 from provender.plugin.spec import VECTOR_COLUMN, EmbeddingSpec
 
 PART = "part-0.parquet"
-#: Rows a Parquet row group: 16 MB of vectors at 256 dims, what a bounded reader holds at once.
+#: Rows a Parquet row group, at most, and bytes of vectors: what a bounded reader holds at once.
 ROW_GROUP = 16_384
+ROW_GROUP_BYTES = 16 * 2**20
+#: More than any row group has, so that its vectors are one page, which can be mapped as it lies.
+ONE_PAGE = 2**30
 _STAMP = "%Y%m%dT%H%M%SZ"
 _TIME = pa.timestamp("us", tz="UTC")
 
@@ -193,9 +197,10 @@ def _write_part(
         schema,
         compression=compression,
         use_dictionary=["event_timestamp", "created_timestamp"],
+        data_page_size=ONE_PAGE,
     ) as writer:
-        for start in range(0, len(keys), ROW_GROUP):
-            rows = slice(start, min(start + ROW_GROUP, len(keys)))
+        for start in range(0, len(keys), _group_rows(spec.dim)):
+            rows = slice(start, min(start + _group_rows(spec.dim), len(keys)))
             count = rows.stop - rows.start
             offsets = pa.array(np.arange(count + 1, dtype=np.int32) * spec.dim)
             columns = [
@@ -206,8 +211,39 @@ def _write_part(
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
     return SnapshotFile(
-        name=path.name, rows=len(keys), bytes=path.stat().st_size, sha256=file_digest(path)
+        name=path.name,
+        rows=len(keys),
+        bytes=path.stat().st_size,
+        sha256=file_digest(path),
+        pages=_vector_pages(path, vectors),
     )
+
+
+def _group_rows(dim: int) -> int:
+    return max(1, min(ROW_GROUP, ROW_GROUP_BYTES // (4 * dim)))
+
+
+def _vector_pages(path: Path, vectors: Vectors) -> tuple[VectorPage, ...]:
+    """Return where each row group's vectors lie in the file, or nothing if they can't be mapped.
+
+    Uncompressed, plain and without nulls they end the only page of their column. That is looked
+    up and not trusted: the bytes must be the vectors'.
+    """
+    file = pq.ParquetFile(path).metadata
+    mapped = np.memmap(path, np.uint8, mode="r") if file.num_row_groups else None
+    pages: list[VectorPage] = []
+    start = 0
+    for group in range(file.num_row_groups):
+        rows = file.row_group(group).num_rows
+        column = file.row_group(group).column(file.num_columns - 1)
+        wanted = np.ascontiguousarray(vectors[start : start + rows], dtype="<f4").reshape(-1)
+        end = column.data_page_offset + column.total_compressed_size
+        offset = end - wanted.nbytes
+        if not np.array_equal(mapped[offset:end], wanted.view(np.uint8)):
+            return ()
+        pages.append(VectorPage(offset=offset, rows=rows))
+        start += rows
+    return tuple(pages)
 
 
 def _manifest(

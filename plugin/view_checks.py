@@ -7,12 +7,12 @@ No Feast here: the checks get declarations and paths, and :mod:`provender.plugin
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import duckdb
 
 from provender.plugin.errors import SnapshotError, SpecError, VersionError
 from provender.plugin.snapshot import Snapshot, find_snapshots
+from provender.plugin.snapshot_source import snapshot_folder
 from provender.plugin.spec import VECTOR_COLUMN, EmbeddingSpec, check_unchanged
 
 #: What a snapshot's manifest must say of it, exactly as its view declares.
@@ -53,7 +53,7 @@ def check_vectors(spec: EmbeddingSpec, path: str) -> None:
     """
     if "://" in path:
         return
-    folder = _snapshot_folder(spec, path)
+    folder = snapshot_folder(path)
     snapshots = find_snapshots(folder.parent, folder.name) if folder else []
     for snapshot in snapshots:
         _check_manifest(spec, snapshot)
@@ -84,13 +84,6 @@ def _twice(spec: EmbeddingSpec) -> SpecError:
         expected="one",
         remedy=f"Remove one, or declare it as version {spec.version + 1}.",
     )
-
-
-def _snapshot_folder(spec: EmbeddingSpec, path: str) -> Path | None:
-    """Return the view's folder of snapshots, or None for a Parquet file or glob of the user's."""
-    pattern = Path(path)
-    is_ours = pattern.name == "part-*.parquet" and pattern.parent.name == "*"
-    return pattern.parent.parent if is_ours else None
 
 
 def _check_manifest(spec: EmbeddingSpec, snapshot: Snapshot) -> None:

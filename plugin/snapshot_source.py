@@ -1,0 +1,30 @@
+"""Which snapshots stand behind a feature view's glob, opened as one history."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from provender.plugin.snapshot import find_snapshots
+from provender.plugin.snapshot_history import SnapshotHistory
+from provender.plugin.spec import EmbeddingSpec
+
+
+def snapshot_folder(path: str) -> Path | None:
+    """Return a view's folder of snapshots, or None for a file or glob of the user's own."""
+    pattern = Path(path)
+    is_ours = pattern.name == "part-*.parquet" and pattern.parent.name == "*"
+    return pattern.parent.parent if is_ours and "://" not in path else None
+
+
+def history_of(spec: EmbeddingSpec, path: str) -> SnapshotHistory | None:
+    """Open an embedding view's snapshots; None where its files can't be mapped.
+
+    That is so of files without manifests, and of snapshots from before manifests told where the
+    vectors lie: both are read as any Parquet is.
+    """
+    folder = snapshot_folder(path)
+    snapshots = find_snapshots(folder.parent, folder.name) if folder else []
+    files = [file for snapshot in snapshots for file in snapshot.manifest.files]
+    if not snapshots or any(sum(page.rows for page in file.pages) != file.rows for file in files):
+        return None
+    return SnapshotHistory(snapshots, spec.dim)

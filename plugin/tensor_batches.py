@@ -1,0 +1,102 @@
+"""Retrieved rows as torch tensors, copied only where a value is missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TensorBatch:
+    """Some retrieved rows.
+
+    Attributes:
+        columns: (n,) of a number, bool or time (int64 nanoseconds), (n, dim) float32 of vectors;
+            zero where missing.
+        present: bool (n,), of the same columns.
+        others: what no tensor can hold, such as text, and lists of several lengths.
+    """
+
+    columns: dict[str, Tensor]
+    present: dict[str, Tensor]
+    others: dict[str, pa.Array]
+
+    def filled(self, missing: float) -> dict[str, Any]:
+        """Return tensors and lists by column, with ``missing`` where a value is missing."""
+        filled: dict[str, Any] = {name: column.to_pylist() for name, column in self.others.items()}
+        for name, column in self.columns.items():
+            present = self.present[name]
+            if not bool(present.all()):
+                column = column.clone() if column.is_floating_point() else column.to(torch.float64)
+                column[~present] = missing
+            filled[name] = column
+        return filled
+
+
+def to_tensors(rows: pa.RecordBatch | pa.Table) -> TensorBatch:
+    """Return the columns of some rows as tensors; see :class:`TensorBatch`."""
+    columns, present, others = {}, {}, {}
+    for name, column in zip(rows.schema.names, rows.columns, strict=True):
+        tensor = _tensor(column)
+        if tensor is None:
+            others[name] = (
+                column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+            )
+        else:
+            columns[name] = tensor
+            present[name] = _valid(column)
+    return TensorBatch(columns, present, others)
+
+
+def _tensor(column: pa.Array | pa.ChunkedArray) -> Tensor | None:
+    kind = column.type
+    if pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
+        parts = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        return _vectors(parts)
+    if pa.types.is_timestamp(kind):
+        return _numbers(column.cast(pa.timestamp("ns", kind.tz)).cast(pa.int64()))
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        return _numbers(column)
+    return None
+
+
+def _numbers(column: pa.Array | pa.ChunkedArray) -> Tensor:
+    if column.null_count:
+        column = pc.fill_null(column, False if pa.types.is_boolean(column.type) else 0)
+    return _as_tensor(np.asarray(column))
+
+
+def _vectors(parts: list[pa.Array]) -> Tensor | None:
+    """Return (n, dim) float32, or None of lists that have several lengths or none at all."""
+    lengths = pc.unique(pc.list_value_length(pa.chunked_array(parts)).drop_null())
+    if len(lengths) != 1:
+        return None
+    blocks = [_block(part, lengths[0].as_py()) for part in parts]
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+
+
+def _block(part: pa.Array, dim: int) -> Tensor:
+    floats = _as_tensor(part.flatten().to_numpy(zero_copy_only=False)).float().reshape(-1, dim)
+    if not part.null_count:
+        return floats
+    block = torch.zeros(len(part), dim)
+    block[_valid(part)] = floats
+    return block
+
+
+def _valid(column: pa.Array | pa.ChunkedArray) -> Tensor:
+    if not column.null_count:
+        return torch.ones(len(column), dtype=torch.bool)
+    return _as_tensor(np.asarray(pc.is_valid(column)))
+
+
+def _as_tensor(array: np.ndarray[Any, Any]) -> Tensor:
+    # Arrow's memory is read-only and torch knows no such thing; nobody else writes to it.
+    array.flags.writeable = True if array.flags.owndata else array.flags.writeable
+    return torch.from_numpy(array)
