@@ -22,7 +22,9 @@ SPILL_BYTES = 2**30
 
 
 class FeatureColumn(Protocol):
-    """The used values of one feature."""
+    """The used values of one feature; ``width`` floats each if they are vectors, else 1."""
+
+    width: int
 
     def take(self, positions: Positions, dim: int | None) -> pa.Array:
         """Return the values at positions, null at MISSING; of vectors their first floats."""
@@ -32,6 +34,7 @@ class ValueColumn:
     """Values of any type."""
 
     def __init__(self, values: pa.ChunkedArray) -> None:
+        self.width = 1
         self._values = values.combine_chunks() if values.num_chunks == 1 else values
 
     def take(self, positions: Positions, dim: int | None) -> pa.Array:
@@ -44,7 +47,7 @@ class VectorColumn:
     """Lists of float32 that all have one length, as a matrix: a copy of rows is all they cost."""
 
     def __init__(self, rows: int, dim: int, kind: pa.DataType) -> None:
-        self._kind, self._dim = kind, dim
+        self._kind, self.width = kind, dim
         self._matrix = _matrix(rows, dim)
         self._valid = np.ones(rows, np.bool_)
         self._filled = 0
@@ -54,10 +57,10 @@ class VectorColumn:
         valid = pc.is_valid(lists).to_numpy(zero_copy_only=False)
         floats = lists.flatten()
         lengths = pc.list_value_length(lists).drop_null()
-        if floats.null_count or not pc.all(pc.equal(lengths, self._dim)).as_py():
+        if floats.null_count or not pc.all(pc.equal(lengths, self.width)).as_py():
             return False
         rows = slice(self._filled, self._filled + len(valid))
-        self._matrix[rows][valid] = floats.to_numpy().reshape(-1, self._dim)
+        self._matrix[rows][valid] = floats.to_numpy().reshape(-1, self.width)
         self._valid[rows] = valid
         self._filled += len(valid)
         return True

@@ -21,6 +21,8 @@ from provender.plugin.view_join import JoinRequest, ViewJoin, view_join
 _TIME_TYPE = pa.timestamp("ns", tz="UTC")
 #: Rows whose times are read at once to find the first and the last.
 _SPAN_ROWS = 1_000_000
+#: An Arrow list array counts its floats in 32 bits.
+_MOST_FLOATS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class HistoricalRetrieval:
             for join in joins:
                 join.prepare(frame, window)
             start = 0
+            rows = min(rows, _MOST_FLOATS // max(1, *(join.width for join in joins)))
             for table in frame.batches(rows):
                 yield _joined(frame, table, joins, start, fields, options)
                 start += table.num_rows

@@ -6,8 +6,11 @@ row group), so they are mapped and copied once, into the result, and nothing is 
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,52 +24,51 @@ from provender.plugin.manifest import SnapshotFile
 Bytes = npt.NDArray[np.uint8]
 Vectors = npt.NDArray[np.float32]
 
-#: Rows copied between two looks at which file is next: their temporary copy stays in the cache.
+#: Rows copied at once: their temporary copy stays in the processor's cache.
 _CHUNK = 2048
+#: Bytes copied before the mapped pages are let go: the system keeps them, and whole files need not
+#: count as this process's memory.
+_HELD = 16 * 2**20
+
+
+class VectorFile(NamedTuple):
+    """The bytes of vectors, where each row of them begins (int64), and what they are mapped by."""
+
+    content: Bytes
+    places: Positions
+    mapping: mmap.mmap | None = None
 
 
 class MappedVectors:
-    """The vectors of several files, numbered through from 0 on.
+    """The vectors of several files, numbered through from 0 on; ``dim`` floats each."""
 
-    Args:
-        files: each file's bytes, and where each of its rows begins: int64, in bytes.
-        dim: floats a stored vector.
-    """
-
-    def __init__(self, files: Sequence[tuple[Bytes, Positions]], dim: int) -> None:
+    def __init__(self, files: Sequence[VectorFile], dim: int) -> None:
         self.dim = dim
-        self._bytes = [content for content, _ in files]
-        self._places = np.concatenate([np.empty(0, np.int64), *(places for _, places in files)])
-        counts = [len(places) for _, places in files]
+        self._files = files
+        self._places = np.concatenate([np.empty(0, np.int64), *(file.places for file in files)])
+        counts = [len(file.places) for file in files]
         self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
     def take(self, rows: Positions, dim: int | None = None) -> Vectors:
         """Return the vectors of the given rows, or their first ``dim`` floats: (m, dim) float32."""
         item = np.dtype(f"V{4 * (dim or self.dim)}")
         taken = np.empty(len(rows), item)
-        windows = [_windows(content, item) for content in self._bytes]
-        for start in range(0, len(rows), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            self._copy(windows, rows[part], taken[part])
+        # In the order in which they lie: a cold disk is read forwards.
+        order = np.argsort(rows)
+        bounds = np.searchsorted(rows[order], self._starts)
+        for file, (low, high) in zip(self._files, pairwise(bounds), strict=True):
+            _copy(file, self._places[rows[order[low:high]]], taken, order[low:high])
         return taken.view(np.float32).reshape(len(rows), dim or self.dim)
-
-    def _copy(self, windows: Sequence[npt.NDArray[np.void]], rows: Positions, out: object) -> None:
-        files = np.searchsorted(self._starts, rows, side="right") - 1
-        places = self._places[rows]
-        for file in np.unique(files):
-            here = np.flatnonzero(files == file)
-            out[here] = windows[file][places[here]]  # type: ignore[index]
 
 
 def of_matrix(matrix: Vectors) -> MappedVectors:
     """Return the rows of a (n, dim) float32 matrix as vectors to take from."""
     content = np.ascontiguousarray(matrix).reshape(-1).view(np.uint8)
-    return MappedVectors([(content, np.arange(len(matrix)) * 4 * matrix.shape[1])], matrix.shape[1])
+    places = np.arange(len(matrix)) * 4 * matrix.shape[1]
+    return MappedVectors([VectorFile(content, places)], matrix.shape[1])
 
 
-def of_files(
-    folder: Path, files: Sequence[SnapshotFile], dim: int
-) -> list[tuple[Bytes, Positions]]:
+def of_files(folder: Path, files: Sequence[SnapshotFile], dim: int) -> list[VectorFile]:
     """Map a snapshot's files, for :class:`MappedVectors`.
 
     Raises SnapshotError where a file is gone or has another length than its manifest says.
@@ -90,6 +92,21 @@ def list_array(vectors: Vectors, present: npt.NDArray[np.bool_], kind: pa.DataTy
     return pa.ListArray.from_arrays(pa.array(offsets * dim), values, type=kind, mask=mask)
 
 
+def _copy(
+    file: VectorFile, places: Positions, taken: npt.NDArray[np.void], rows: Positions
+) -> None:
+    """Copy what lies at ascending places of a file to the given rows of the result."""
+    windows = _windows(file.content, taken.dtype)
+    held = 0
+    for start in range(0, len(rows), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        taken[rows[part]] = windows[places[part]]
+        held += len(rows[part]) * taken.itemsize
+        if file.mapping is not None and (held > _HELD or part.stop >= len(rows)):
+            file.mapping.madvise(mmap.MADV_DONTNEED)
+            held = 0
+
+
 def _windows(content: Bytes, item: np.dtype[np.void]) -> npt.NDArray[np.void]:
     """Return the item that begins at each byte: a view, of which only some are ever looked at."""
     count = max(content.size - item.itemsize + 1, 0)
@@ -97,16 +114,17 @@ def _windows(content: Bytes, item: np.dtype[np.void]) -> npt.NDArray[np.void]:
     return as_strided(first, shape=(count,), strides=(1,), writeable=False)
 
 
-def _map(path: Path, file: SnapshotFile, dim: int) -> tuple[Bytes, Positions]:
+def _map(path: Path, file: SnapshotFile, dim: int) -> VectorFile:
     try:
-        size = path.stat().st_size
-        content = np.memmap(path, np.uint8, mode="r")
-    except OSError as error:
-        raise _damaged(path, f"it can't be read ({error.strerror})", file) from None
-    if size != file.bytes:
-        raise _damaged(path, f"{size:,} bytes", file)
+        with path.open("rb") as stream:
+            mapped = mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ)
+    except (OSError, ValueError) as error:
+        raise _damaged(path, f"it can't be read ({error})", file) from None
+    if len(mapped) != file.bytes:
+        raise _damaged(path, f"{len(mapped):,} bytes", file)
+    content = np.frombuffer(mapped, np.uint8)
     within = [np.arange(page.rows) * 4 * dim + page.offset for page in file.pages]
-    return content, np.concatenate(within)
+    return VectorFile(content, np.concatenate(within), mapped)
 
 
 def _damaged(path: Path, found: str, file: SnapshotFile) -> SnapshotError:

@@ -29,6 +29,8 @@ from provender.plugin.tensor_batches import TensorBatch, to_tensors
 
 #: Rows a batch by default: 64 MB of 256 floats each.
 BATCH_ROWS = 65_536
+#: Rows a chunk of a table that is asked for whole.
+TABLE_ROWS = 2**20
 
 
 class Options:
@@ -158,7 +160,7 @@ class ProvenderRetrievalJob(RetrievalJob):
         return self._metadata
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        return pa.Table.from_batches(list(self._batches(BATCH_ROWS, self._options)))
+        return pa.Table.from_batches(list(self._batches(TABLE_ROWS, self._options)))
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         return self._to_arrow_internal(timeout).to_pandas()

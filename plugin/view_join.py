@@ -79,9 +79,15 @@ class JoinRequest:
 
 
 class ViewJoin(Protocol):
-    """A view's part in a historical retrieval."""
+    """A view's part in a historical retrieval.
+
+    Attributes:
+        fields: of its features in the result.
+        width: floats of the longest vector, known once it is prepared.
+    """
 
     fields: list[pa.Field]
+    width: int
 
     def prepare(self, frame: EntityFrame, window: Window) -> None:
         """Look at the whole frame, whose times lie in the window, before the first batch."""
@@ -110,6 +116,7 @@ class SnapshotJoin:
         self._request, self._history = request, history
         self._ttl = duration(request.view.ttl)
         self.fields = [pa.field(request.features[0][1], _VECTOR_TYPE)]
+        self.width = request.dim or history.dim
 
     def prepare(self, frame: EntityFrame, window: Window) -> None:
         """Check that the frame has the view's key."""
@@ -137,6 +144,7 @@ class TableJoin:
         self._rows = open_rows(config, request.source, request.thing)
         features = [name for name, _ in request.features]
         keys = [key for key, _ in request.keys]
+        self.width = 0
         self._columns = SourceColumns.of(self._rows, request.source, keys, features)
         self.fields = [
             self._rows.schema.field(column).with_name(output)
@@ -197,6 +205,7 @@ class TableJoin:
         self._loaded: list[FeatureColumn] = load_columns(
             self._rows, read.numbers[used], self._columns.features, vector_dim
         )
+        self.width = max(column.width for column in self._loaded)
 
 
 def _at(places: Positions, found: Positions) -> Positions:
