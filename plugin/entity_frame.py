@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import duckdb
 import numpy as np
@@ -24,7 +25,7 @@ from provender.plugin.instants import NO_INSTANT, Instants, is_time, to_nanoseco
 TIME_COLUMN = "event_timestamp"
 _PARQUET = (".parquet", ".pq")
 
-Frame = pd.DataFrame | pa.Table | str | Path
+Frame: TypeAlias = pd.DataFrame | pa.Table | str | Path
 
 
 class EntityFrame:

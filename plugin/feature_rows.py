@@ -122,7 +122,7 @@ def unreadable(thing: str, error: Exception) -> SourceError:
 
 def _dataset(source: FileSource, uri: str) -> ds.Dataset:
     filesystem, path = FileSource.create_filesystem_and_path(
-        uri, source.s3_endpoint_override, source.resolve_credentials()
+        uri, source.s3_endpoint_override or "", source.resolve_credentials()
     )
     paths: str | list[str] = path
     if filesystem is None and "://" not in path and not Path(path).exists():

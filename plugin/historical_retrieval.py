@@ -50,7 +50,7 @@ class Wanted:
         ]
 
     def _features(self, view: FeatureView) -> tuple[tuple[str, str], ...]:
-        start = f"{view.projection.name_to_use()}:"
+        start = f"{view.projection.name_to_use()}:"  # type: ignore[no-untyped-call]
         names = [ref.removeprefix(start) for ref in self.references if ref.startswith(start)]
         return tuple((name, self._output(view, name)) for name in dict.fromkeys(names))
 

@@ -40,7 +40,7 @@ class ProvenderOfflineStoreConfig(DuckDBOfflineStoreConfig):
     type: str = STORE
 
 
-class ProvenderOfflineStore(DuckDBOfflineStore):  # type: ignore[misc]
+class ProvenderOfflineStore(DuckDBOfflineStore):
     """Feast's offline store interface; see the module."""
 
     supports_filter_by_created_timestamp = True

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import has_magic
 from pathlib import Path
+from typing import TypeGuard
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import FeatureView, FileSource, RepoConfig
 from feast.data_format import ParquetFormat
+from feast.data_source import DataSource
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore
 
 from provender.plugin.embedding_view import is_embedding_view
@@ -31,23 +33,29 @@ def append_rows(config: RepoConfig, view: FeatureView, table: pa.Table) -> None:
         SourceError: other columns than the source's, or a glob, which names no file to write to.
     """
     source = view.batch_source
-    if not isinstance(source, FileSource) or "://" in source.path:
-        return DuckDBOfflineStore.offline_write_batch(config, view, table, None)
-    if not isinstance(source.file_format or ParquetFormat(), ParquetFormat):
-        return DuckDBOfflineStore.offline_write_batch(config, view, table, None)
+    if not _is_local_parquet(source):
+        DuckDBOfflineStore.offline_write_batch(config, view, table, None)
+        return
     path = Path(FileSource.get_uri_for_file_path(config.repo_path, source.path))
     if has_magic(str(path)):
         raise _no_place(view, str(path))
     if path.is_dir():
-        return _write(path / f"{uuid.uuid4().hex}.parquet", _as(_schema(view, path), table, view))
+        _write(path / f"{uuid.uuid4().hex}.parquet", _as(_schema(view, path), table, view))
+        return
     with _locked(path):
         _append(path, view, table)
-    return None
+
+
+def _is_local_parquet(source: DataSource | None) -> TypeGuard[FileSource]:
+    if not isinstance(source, FileSource) or "://" in source.path:
+        return False
+    return isinstance(source.file_format or ParquetFormat(), ParquetFormat)
 
 
 def _append(path: Path, view: FeatureView, table: pa.Table) -> None:
     if not path.exists():
-        return _write(path, table)
+        _write(path, table)
+        return
     try:
         with pq.ParquetFile(path) as old:
             schema = old.schema_arrow
@@ -58,7 +66,6 @@ def _append(path: Path, view: FeatureView, table: pa.Table) -> None:
                 writer.write_table(new)
     except (OSError, pa.ArrowInvalid) as error:
         raise unreadable(f"file {path} of {view.name}", error) from error
-    return None
 
 
 def _write(path: Path, table: pa.Table) -> None:

@@ -163,7 +163,8 @@ class ProvenderRetrievalJob(RetrievalJob):
         return pa.Table.from_batches(list(self._batches(TABLE_ROWS, self._options)))
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
-        return self._to_arrow_internal(timeout).to_pandas()
+        frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
+        return frame
 
     def _with(self, options: Options) -> ProvenderRetrievalJob:
         return ProvenderRetrievalJob(

@@ -230,7 +230,9 @@ def _vector_pages(path: Path, vectors: Vectors) -> tuple[VectorPage, ...]:
     up and not trusted: the bytes must be the vectors'.
     """
     file = pq.ParquetFile(path).metadata
-    mapped = np.memmap(path, np.uint8, mode="r") if file.num_row_groups else None
+    if not file.num_row_groups:
+        return ()
+    mapped = np.memmap(path, np.uint8, mode="r")
     pages: list[VectorPage] = []
     start = 0
     for group in range(file.num_row_groups):

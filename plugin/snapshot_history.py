@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from provender.plugin.errors import SnapshotError
 from provender.plugin.history import MISSING, Positions
 from provender.plugin.instants import Instants, instant, to_nanoseconds
+from provender.plugin.manifest import SnapshotFile
 from provender.plugin.mapped_vectors import MappedVectors, of_files
 from provender.plugin.snapshot import Snapshot
 
@@ -145,7 +146,7 @@ class _Part:
             raise self._damaged(str(error).splitlines()[0]) from None
 
     @property
-    def _files(self) -> list[object]:
+    def _files(self) -> list[SnapshotFile]:
         return [file for file in self._snapshot.manifest.files if file.rows]
 
     def _damaged(self, found: str) -> SnapshotError:
