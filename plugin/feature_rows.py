@@ -7,7 +7,7 @@ can read comes through Feast's own reader as one Arrow table.
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
@@ -15,14 +15,19 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from feast import FileSource, RepoConfig
-from feast.data_format import ParquetFormat
+from feast.data_format import DeltaFormat
 from feast.data_source import DataSource
 from feast.infra.offline_stores.duckdb import _read_data_source
 
+from provender.plugin.delta_tables import delta_dataset
 from provender.plugin.errors import SourceError
 from provender.plugin.history import Positions
 from provender.plugin.instants import is_time, to_nanoseconds
+
+#: Rows decoded at once.
+_READ_ROWS = 65_536
 
 #: From the first to the last nanosecond that is wanted, both included.
 Window = tuple[int, int]
@@ -58,10 +63,14 @@ class TableRows:
 
 
 class ParquetRows:
-    """The rows of Parquet files: one file, a glob, or a folder, partitioned or not."""
+    """The rows of Parquet files: one file, a glob, or a folder, partitioned or not.
+
+    Files may differ: a column that one lacks is null there, and all become the finest of types.
+    """
 
     def __init__(self, thing: str, dataset: ds.Dataset) -> None:
         self.thing, self.schema = thing, dataset.schema
+        self._filesystem = dataset.filesystem
         self._groups = [group for file in dataset.get_fragments() for group in _row_groups(file)]
         counts = [group.row_groups[0].num_rows for group in self._groups]
         self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
@@ -69,29 +78,81 @@ class ParquetRows:
     def scan(self, columns: Sequence[str], time: str, window: Window) -> tuple[pa.Table, Positions]:
         """Return columns of the row groups that may reach into the window."""
         kept = [i for i, group in enumerate(self._groups) if _reaches(group, time, window)]
-        tables = [self._read(i, columns) for i in kept]
+        batches = [batch for i in kept for batch in self._read(i, columns)]
         numbers = [np.arange(self._starts[i], self._starts[i + 1]) for i in kept]
-        empty = self._schema_of(columns).empty_table()
-        return pa.concat_tables([empty, *tables]), np.concatenate([np.empty(0, np.int64), *numbers])
+        table = pa.Table.from_batches(batches, _selected(self.schema, columns))
+        return table, np.concatenate([np.empty(0, np.int64), *numbers])
 
     def take(self, rows: Positions, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Yield the wanted rows of one row group after the other."""
+        """Yield the wanted rows, some tens of thousands of the file's at a time."""
         bounds = np.searchsorted(rows, self._starts)
         for i, (low, high) in enumerate(pairwise(bounds)):
             if low < high:
-                table = self._read(i, columns)
-                wanted = rows[low:high] - self._starts[i]
-                yield table if len(wanted) == table.num_rows else table.take(pa.array(wanted))
+                yield from _wanted(self._read(i, columns), rows[low:high] - self._starts[i])
 
-    def _read(self, group: int, columns: Sequence[str]) -> pa.Table:
+    def _read(self, group: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         fragment = self._groups[group]
+        schema = _selected(self.schema, columns)
+        stored = [name for name in columns if name in fragment.physical_schema.names]
+        given = ds.get_partition_keys(fragment.partition_expression)
         try:
-            return fragment.to_table(schema=self._schema_of(columns), columns=list(columns))
+            with pq.ParquetFile(fragment.path, filesystem=self._filesystem) as file:
+                ids = [fragment.row_groups[0].id]
+                # Far less memory than the data set's own reader, and a quarter of its time.
+                for batch in file.iter_batches(_READ_ROWS, ids, stored, use_threads=False):
+                    yield _conformed(batch, schema, given)
         except (OSError, pa.ArrowException) as error:
             raise unreadable(f"{self.thing}, file {fragment.path}", error) from error
 
-    def _schema_of(self, columns: Sequence[str]) -> pa.Schema:
-        return pa.schema([self.schema.field(name) for name in columns])
+
+class DatasetRows:
+    """The rows of a lakehouse table that comes as a pyarrow data set."""
+
+    def __init__(self, thing: str, dataset: ds.Dataset) -> None:
+        self.thing, self.schema = thing, dataset.schema
+        self._dataset = dataset
+
+    def scan(self, columns: Sequence[str], time: str, window: Window) -> tuple[pa.Table, Positions]:
+        """Return columns of every row."""
+        table = self._dataset.to_table(columns=list(columns))
+        return table, np.arange(table.num_rows)
+
+    def take(self, rows: Positions, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield columns of the given rows at once."""
+        yield self._dataset.take(pa.array(rows), columns=list(columns))
+
+
+def _wanted(batches: Iterator[pa.RecordBatch], rows: Positions) -> Iterator[pa.Table]:
+    """Yield those rows of a row group, counted from its first."""
+    start = 0
+    for batch in batches:
+        low, high = np.searchsorted(rows, (start, start + batch.num_rows))
+        if low < high:
+            here = rows[low:high] - start
+            part = batch if len(here) == batch.num_rows else batch.take(pa.array(here))
+            yield pa.Table.from_batches([part])
+        start += batch.num_rows
+
+
+def _conformed(
+    batch: pa.RecordBatch, schema: pa.Schema, partition: Mapping[str, object]
+) -> pa.RecordBatch:
+    """Return a file's rows in the schema of all files, with what its folder's name says."""
+    columns = []
+    for field in schema:
+        if field.name in partition:
+            value = pa.scalar(partition[field.name]).cast(field.type)
+            columns.append(pa.repeat(value, batch.num_rows))
+        elif field.name in batch.schema.names:
+            column = batch[field.name]
+            columns.append(column if column.type == field.type else column.cast(field.type))
+        else:
+            columns.append(pa.nulls(batch.num_rows, field.type))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _selected(schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
+    return pa.schema([schema.field(name).with_nullable(True) for name in columns])
 
 
 def open_rows(config: RepoConfig, source: DataSource, thing: str) -> FeatureRows:
@@ -101,8 +162,8 @@ def open_rows(config: RepoConfig, source: DataSource, thing: str) -> FeatureRows
     """
     if not isinstance(source, FileSource):
         return _from_feast(config, source, thing)
-    if not isinstance(source.file_format or ParquetFormat(), ParquetFormat):
-        return _from_feast(config, source, thing)
+    if isinstance(source.file_format, DeltaFormat):
+        return DatasetRows(f"{thing} in {source.path}", delta_dataset(source, thing))
     uri = FileSource.get_uri_for_file_path(config.repo_path, source.path)
     try:
         return ParquetRows(f"{thing} in {uri}", _dataset(source, uri))
@@ -139,7 +200,12 @@ def _united(dataset: ds.Dataset) -> pa.Schema:
     """Return the schema that all files fit into: the finest unit of time, the widest number."""
     files = [fragment.physical_schema for fragment in dataset.get_fragments()]
     united = pa.unify_schemas([dataset.schema, *files], promote_options="permissive")
-    return united.remove_metadata()
+    return pa.schema([field.with_type(_plain(field.type)) for field in united])
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Return the type of the values that a dictionary, as pandas writes categories, stands for."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _row_groups(file: ds.ParquetFileFragment) -> list[ds.ParquetFileFragment]:

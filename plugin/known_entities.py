@@ -1,9 +1,9 @@
-"""Retrieval without an entity frame: every entity that had a value in a span of time."""
+"""Retrieval without an entity frame: every value of a span of time asks for itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 import pyarrow as pa
 from feast import FeatureView, RepoConfig
@@ -14,29 +14,26 @@ from provender.plugin.instants import instant
 from provender.plugin.source_columns import SourceColumns
 from provender.plugin.view_join import JoinRequest
 
-_TIME = pa.timestamp("us", tz="UTC")
+_TIME = pa.timestamp("ns", tz="UTC")
 
 
 def known_entities(
     config: RepoConfig, views: Sequence[FeatureView], start: datetime, end: datetime
 ) -> pa.Table:
-    """Return the keys of every entity with a value between the times, as rows at ``end``.
+    """Return every key and time at which a view has a value, between the times, both included.
 
-    As in Feast's Spark and BigQuery stores: each entity once; views with other keys add rows of
-    their own, in which the keys that they lack are null.
+    As in Feast's Spark, BigQuery and PostgreSQL stores: each pair once, whichever views have it;
+    keys that a view lacks are null in the pairs that it adds.
     """
-    tables = [_keys(config, JoinRequest(view, ()), start, end) for view in views]
+    tables = [_pairs(config, JoinRequest(view, ()), start, end) for view in views]
     united = pa.concat_tables(tables, promote_options="permissive")
-    distinct = united.group_by(united.column_names, use_threads=False).aggregate([])
-    times = pa.repeat(pa.scalar(end.astimezone(UTC), _TIME), distinct.num_rows)
-    return distinct.append_column(TIME_COLUMN, times)
+    return united.group_by(united.column_names, use_threads=False).aggregate([])
 
 
-def _keys(config: RepoConfig, request: JoinRequest, start: datetime, end: datetime) -> pa.Table:
-    source = request.source
-    rows = open_rows(config, source, request.thing)
-    columns = SourceColumns.of(rows, source, [key for key, _ in request.keys], [])
-    window = (instant(start), instant(end))
-    table = columns.read_times(rows, window).table
+def _pairs(config: RepoConfig, request: JoinRequest, start: datetime, end: datetime) -> pa.Table:
+    rows = open_rows(config, request.source, request.thing)
+    columns = SourceColumns.of(rows, request.source, [key for key, _ in request.keys], [])
+    read = columns.read_times(rows, (instant(start), instant(end)))
     names = [output for _, output in request.keys]
-    return table.select(columns.keys).rename_columns(names).drop_null()
+    keys = read.table.select(columns.keys).rename_columns(names)
+    return keys.append_column(TIME_COLUMN, pa.array(read.event).cast(_TIME)).drop_null()

@@ -62,7 +62,7 @@ class ProvenderOfflineStore(DuckDBOfflineStore):
 
         Args:
             entity_df: a DataFrame, an Arrow table, the path of a Parquet file, SQL for DuckDB, or
-                None: every entity with a value between the dates, once, as of ``end_date``.
+                None: every key and time at which a view has a value between the dates.
             filter_by_created_timestamp: no value before it was created.
 
         Raises:

@@ -13,10 +13,11 @@ from typing import TypeGuard
 import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import FeatureView, FileSource, RepoConfig
-from feast.data_format import ParquetFormat
+from feast.data_format import DeltaFormat, ParquetFormat
 from feast.data_source import DataSource
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore
 
+from provender.plugin.delta_tables import write_delta
 from provender.plugin.embedding_view import is_embedding_view
 from provender.plugin.errors import SnapshotError, SourceError
 from provender.plugin.feature_rows import unreadable
@@ -33,6 +34,9 @@ def append_rows(config: RepoConfig, view: FeatureView, table: pa.Table) -> None:
         SourceError: other columns than the source's, or a glob, which names no file to write to.
     """
     source = view.batch_source
+    if isinstance(source, FileSource) and isinstance(source.file_format, DeltaFormat):
+        write_delta(source, table, append=True)
+        return
     if not _is_local_parquet(source):
         DuckDBOfflineStore.offline_write_batch(config, view, table, None)
         return

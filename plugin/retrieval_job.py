@@ -19,11 +19,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import FileSource, OnDemandFeatureView
+from feast.data_format import DeltaFormat
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.duckdb import _write_data_source
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.saved_dataset import SavedDatasetStorage
 
+from provender.plugin.delta_tables import write_delta
 from provender.plugin.files import whole_file
 from provender.plugin.tensor_batches import TensorBatch, to_tensors
 
@@ -136,6 +138,11 @@ class ProvenderRetrievalJob(RetrievalJob):
         """Write the result to a saved dataset's storage."""
         source = storage.to_data_source()
         path = _local_parquet(source, self._repo_path)
+        if isinstance(source, FileSource) and isinstance(source.file_format, DeltaFormat):
+            if Path(source.path).exists() and not allow_overwrite:
+                raise SavedDatasetLocationAlreadyExists(location=source.path)
+            write_delta(source, self.to_arrow(timeout=timeout), append=False)
+            return
         if path is None:
             table = ibis.memtable(self.to_arrow(timeout=timeout))
             _write_data_source(table, source, self._repo_path, "overwrite", allow_overwrite)
