@@ -50,6 +50,21 @@ class OnlineRows:
     def __len__(self) -> int:
         return len(self.present)
 
+    def spread(self, present: Bools) -> OnlineRows:
+        """These rows as the present ones of (n,) `present`, and nothing for the others."""
+
+        def filled(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            empty = None if values.dtype == object else np.zeros((), dtype=values.dtype)
+            made = np.full((len(present), *values.shape[1:]), empty, dtype=values.dtype)
+            made[present] = values
+            return made
+
+        columns = {
+            name: Column(filled(column.values), filled(column.valid))
+            for name, column in self.columns.items()
+        }
+        return OnlineRows(present, filled(self.event_us), columns)
+
     def ages(self, now: datetime | None = None) -> Floats:
         """(n,) float64 seconds from each event time to now; NaN where the key is missing."""
         seconds: Floats = self._ages_us(now) / 1e6

@@ -1,42 +1,102 @@
-"""The online store: one table a view version, one row an entity, on any of three databases."""
+"""The online store: one table a view version, one row an entity, on SQLite, PostgreSQL, MySQL.
+
+    online_store:
+      type: provender.plugin.online_store.ProvenderOnlineStore
+      url: postgresql+psycopg://feast:${PASSWORD}@db/feast   # or sqlite:///data/online.db
+      hot: data/hot                                          # optional, on the machine that serves
+
+Reading needs SELECT on the tables; materializing and pushing INSERT and UPDATE as well (and on
+PostgreSQL TEMPORARY on the database); only `feast apply` and `feast teardown` create and drop.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from feast import Entity, FeatureView, RepoConfig
+from feast.base_feature_view import BaseFeatureView
+from feast.filter_models import ComparisonFilter, CompoundFilter
 from feast.infra.online_stores.online_store import OnlineStore
+from feast.infra.supported_async_methods import SupportedAsyncMethods
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel
+from pydantic import Field
 
-from provender.plugin.online_rows import OnlineRows
+from provender.plugin.errors import SnapshotError
+from provender.plugin.hot_snapshot import HotChunk, HotRows, open_hot, publish, withdraw
+from provender.plugin.online_database import OnlineDatabase, online_url
+from provender.plugin.online_packing import packed_batches, packed_push
+from provender.plugin.online_rows import EPOCH, MICROSECOND, Column, OnlineRows
+from provender.plugin.online_search import nearest_rows
+from provender.plugin.online_tables import LAYOUTS, OnlineTable
+from provender.plugin.online_view import OnlineView
+from provender.plugin.spec import VECTOR_COLUMN
+
+#: Feast keeps a feature service's precomputed vectors in a view that nobody applies.
+PRECOMPUTED = "__precomputed__"
+
+Row = tuple[datetime | None, dict[str, Value] | None]
+Pushed = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
+Hit = tuple[datetime | None, EntityKey | None, dict[str, Value] | None]
+Document = tuple[datetime | None, EntityKey | None, Value | None, Value | None, Value | None]
+
+_log = logging.getLogger(__name__)
 
 
 class ProvenderOnlineStoreConfig(FeastConfigBaseModel):
     """What `online_store:` of feature_store.yaml may say.
 
     Attributes:
-        type: this class.
-        url: a SQLAlchemy URL of SQLite, PostgreSQL or MySQL/MariaDB.
-        hot: a folder for hot snapshots; none are kept without one.
+        type: the store's class.
+        url: a SQLAlchemy URL of SQLite, PostgreSQL or MySQL/MariaDB; a relative SQLite file is
+            taken from the repo.
+        hot: a folder, relative to the repo, for memory-mapped copies of embedding views, which
+            materialize builds on the machine that serves; None for none. A push through another
+            machine does not reach them.
+        enforce_ttl: let Feast's own reads drop rows older than their view's ttl. Off by default,
+            as in Feast's SQL stores; the tensor path has `OnlineRows.fresh` instead.
+        pool_size: connections kept open; as many again are opened when all are busy.
     """
 
     type: Literal["provender.plugin.online_store.ProvenderOnlineStore"] = (
         "provender.plugin.online_store.ProvenderOnlineStore"
     )
-    url: str = "sqlite:///data/online.db"
+    url: str = Field(default="sqlite:///data/online.db", repr=False)
     hot: str | None = None
     enforce_ttl: bool = False
+    pool_size: int = Field(default=8, ge=1)
 
 
 class ProvenderOnlineStore(OnlineStore):
-    """Feast's online store interface, with a bulk path in and a tensor path out beside it."""
+    """Feast's online store interface, with a bulk path in and a tensor path out beside it.
+
+    It may be used by many threads, and by a process that was forked off.
+    """
+
+    _versioned_read_supported = True
+
+    def __init__(self) -> None:
+        self._databases: dict[tuple[str, Path | None], OnlineDatabase] = {}
+        self._process = os.getpid()
+        self._precomputed: set[str] = set()
+
+    @property
+    def async_supported(self) -> SupportedAsyncMethods:
+        """Both ways, in threads."""
+        return SupportedAsyncMethods(read=True, write=True)
+
+    # The bulk path in, and the tensor path out.
 
     def load(
         self,
@@ -48,8 +108,36 @@ class ProvenderOnlineStore(OnlineStore):
         created_field: str | None,
         progress: Callable[[int], Any] | None = None,
     ) -> int:
-        """Arrow batches into the view's table in one transaction; returns rows read."""
-        raise NotImplementedError
+        """Write Arrow batches into the view's table in one transaction.
+
+        Readers see the former rows until it is committed, and all of the new ones then. A row
+        never replaces a newer one (by event time, then created time; of equals the last counts),
+        so a load may be repeated at will. Memory is bounded by a chunk of 16 MB. The hot snapshot
+        is built anew at the end. On SQLite, other writers wait until it is through.
+
+        Args:
+            config: the repo's.
+            view: a registered feature view.
+            batches: join keys and features as the view names them, and the two time columns.
+            timestamp_field: the column of event times, of any unit.
+            created_field: the column of created times; None where there is none.
+            progress: called with the number of rows after each chunk.
+
+        Returns:
+            The rows read from the batches.
+
+        Raises:
+            LoadLockedError: another load of the view is under way.
+            OnlineValueError: a null key or event time, or a vector that the embedding view does
+                not declare.
+            OnlineStoreError: no such table, or no database that answers.
+        """
+        online = self._view(config, view)
+        chunks = packed_batches(online, batches, timestamp_field, created_field, progress)
+        rows = online.load(chunks)
+        if online.hot is not None and online.spec is not None:
+            publish(online.hot, _hot_chunks(online), prefixes=online.spec.nested_dims)
+        return rows
 
     def read_columns(
         self,
@@ -60,24 +148,86 @@ class ProvenderOnlineStore(OnlineStore):
         *,
         dim: int | None = None,
     ) -> OnlineRows:
-        """Rows of the keys in request order, duplicates included, without any protobuf."""
-        raise NotImplementedError
+        """Rows of the keys in request order, duplicates included, without any protobuf.
+
+        Args:
+            config: the repo's.
+            view: a registered feature view.
+            keys: join key -> (n,) values.
+            features: which; all by default.
+            dim: a nested dim of an embedding view to cut its vectors to.
+
+        Raises:
+            OnlineValueError: keys of other names or types, or null.
+            OnlineRowError: a row that is not what was written.
+            FetchError: a feature or dim that the view has not.
+            OnlineStoreError: no such table, or no database that answers.
+        """
+        online = self._view(config, view)
+        names = [slot.name for slot in online.layout.slots] if features is None else features
+        hot = self._hot_rows(online, keys, names, dim)
+        if hot is not None:
+            vectors = Column(hot.vectors, hot.present)
+            return OnlineRows(hot.present, hot.event_us, dict.fromkeys(names, vectors))
+        present, found = online.find(online.keys.from_columns(keys))
+        rows = OnlineRows(
+            np.ones(len(found.event_us), dtype=np.bool_),
+            found.event_us,
+            online.columns(found, names, dim),
+        )
+        return rows if present.all() else rows.spread(present)
 
     def scan(
         self, config: RepoConfig, view: FeatureView, rows: int = 16_384
     ) -> Iterator[OnlineRows]:
-        """All rows, ascending by key, at most `rows` at a time, with their keys."""
-        raise NotImplementedError
+        """All rows, ascending by key, at most `rows` at a time, with their keys.
+
+        They are of one state of the table, whatever is written meanwhile. Strings ascend by code
+        point, composite keys by their serialized form.
+        """
+        online = self._view(config, view)
+        names = [slot.name for slot in online.layout.slots]
+        for keys, found in online.scan(rows):
+            yield OnlineRows(
+                np.ones(len(keys), dtype=np.bool_),
+                found.event_us,
+                online.columns(found, names),
+                online.keys.to_columns(keys),
+            )
+
+    # Feast's interface.
 
     def online_write_batch(
         self,
         config: RepoConfig,
         table: FeatureView,
-        data: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]],
+        data: list[Pushed],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Write pushed rows."""
-        raise NotImplementedError
+        """Write rows in one transaction; a row never replaces a newer one.
+
+        A feature that a row leaves out becomes null. The view's hot snapshot is withdrawn until
+        the next materialize.
+
+        Raises as :meth:`load` does.
+        """
+        online = self._view(config, table)
+        if table.name.startswith(PRECOMPUTED) and online.table.name not in self._precomputed:
+            online.database.create(online.thing, [online.table])
+            self._precomputed.add(online.table.name)
+        online.write(packed_push(online, data))
+        if progress is not None:
+            progress(len(data))
+
+    async def online_write_batch_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: list[Pushed],
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """As :meth:`online_write_batch`, in a thread."""
+        await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
 
     def online_read(
         self,
@@ -85,9 +235,36 @@ class ProvenderOnlineStore(OnlineStore):
         table: FeatureView,
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
-    ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-        """Read rows for Feast."""
-        raise NotImplementedError
+    ) -> list[Row]:
+        """Rows as Feast wants them: event time and values, (None, None) for a missing entity.
+
+        Raises as :meth:`read_columns` does.
+        """
+        online = self._view(config, table)
+        names = [slot.name for slot in online.layout.slots]
+        if requested_features is not None:
+            names = [name for name in requested_features if name in names]
+        present, found = online.find(online.keys.from_protos(entity_keys))
+        times = _datetimes(found.event_us)
+        expired = self._expired(config, table, found.event_us)
+        values = online.protos(found, names)
+        held: Iterator[Row] = (
+            (time, None if old else row)
+            for time, old, row in zip(times, expired, values, strict=True)
+        )
+        return [next(held) if there else (None, None) for there in present]
+
+    async def online_read_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[Row]:
+        """As :meth:`online_read`, in a thread."""
+        return await asyncio.to_thread(
+            self.online_read, config, table, entity_keys, requested_features
+        )
 
     def update(
         self,
@@ -98,14 +275,167 @@ class ProvenderOnlineStore(OnlineStore):
         entities_to_keep: Sequence[Entity],
         partial: bool,
     ) -> None:
-        """Create and drop tables."""
-        raise NotImplementedError
+        """Create and drop tables. Rows written before a view's features changed stay readable.
+
+        Raises OnlineStoreError: the key of a view has changed between numbers and other types,
+        and its table holds rows.
+        """
+        database = self._database(config)
+        kept = [self._view(config, view) for view in tables_to_keep]
+        if kept:
+            database.create(_thing(config), [each.table for each in kept])
+        for each in kept:
+            database.check_key(each.thing, each.table)
+            each.register()
+        self._drop(config, [self._view(config, view) for view in tables_to_delete])
 
     def teardown(
         self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]
     ) -> None:
-        """Drop the tables of the given views."""
-        raise NotImplementedError
+        """Drop the tables of the views, and a SQLite file in which nothing else is left."""
+        database = self._database(config)
+        self._drop(config, [self._view(config, view) for view in tables])
+        names = database.names(_thing(config))
+        prefix = f"{config.project}_{PRECOMPUTED}"
+        derived = [name for name in names if name.startswith(prefix)]
+        database.drop(_thing(config), [OnlineTable(name, False) for name in derived])
+        self._precomputed.clear()
+        if set(names) - set(derived) <= {LAYOUTS}:
+            self._databases.pop(self._address(config), None)
+            database.remove()
+
+    def retrieve_online_documents_v2(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        requested_features: list[str],
+        embedding: list[float] | None,
+        top_k: int,
+        distance_metric: str | None = None,
+        query_string: str | None = None,
+        filters: ComparisonFilter | CompoundFilter | None = None,
+        include_feature_view_version_metadata: bool = False,
+    ) -> list[Hit]:
+        """The k nearest rows, exactly, with their features and a "distance".
+
+        Distances are pgvector's: less is nearer, an inner product is negative. The metric is the
+        argument, else the vector field's own, else cosine. Filters apply before ranking; a null
+        passes none.
+
+        Raises FetchError: a text query, a view without one vector feature, a filter on a feature
+        that it has not, a query of another length.
+        """
+        online = self._view(config, table)
+        hits = nearest_rows(
+            online, requested_features, embedding, top_k, distance_metric, query_string, filters
+        )
+        return [(hit.time, hit.entity, hit.values) for hit in hits]
+
+    def retrieve_online_documents(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        requested_features: list[str],
+        embedding: list[float],
+        top_k: int,
+        distance_metric: str | None = None,
+    ) -> list[Document]:
+        """The k nearest rows: time, entity, first requested feature, vector, distance."""
+        online = self._view(config, table)
+        hits = nearest_rows(online, requested_features, embedding, top_k, distance_metric)
+        return [
+            (
+                hit.time,
+                hit.entity,
+                hit.values[(requested_features or [hit.vector])[0]],
+                hit.values[hit.vector],
+                hit.values["distance"],
+            )
+            for hit in hits
+        ]
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for database in self._databases.values():
+            database.dispose()
+        self._databases.clear()
+
+    def _view(self, config: RepoConfig, view: BaseFeatureView) -> OnlineView:
+        table = OnlineTable.of(config, view)
+        hot = config.online_store.hot
+        folder = None if hot is None else _root(config) / hot / table.name
+        return OnlineView.of(view, self._database(config), table, folder)
+
+    def _database(self, config: RepoConfig) -> OnlineDatabase:
+        if self._process != os.getpid():  # A forked child must not use its parent's connections.
+            for database in self._databases.values():
+                database.dispose(close=False)
+            self._databases, self._process = {}, os.getpid()
+        address = self._address(config)
+        if address not in self._databases:
+            url = online_url(config.online_store.url, config.repo_path)
+            self._databases[address] = OnlineDatabase(url, config.online_store.pool_size)
+        return self._databases[address]
+
+    def _address(self, config: RepoConfig) -> tuple[str, Path | None]:
+        return config.online_store.url, config.repo_path
+
+    def _hot_rows(
+        self,
+        online: OnlineView,
+        keys: Mapping[str, Sequence[Any] | npt.NDArray[Any]],
+        names: Sequence[str],
+        dim: int | None,
+    ) -> HotRows | None:
+        """The answer of the hot snapshot; None where the table has to be read."""
+        if online.hot is None or list(names) != [VECTOR_COLUMN] or len(keys) != 1:
+            return None
+        try:
+            snapshot = open_hot(online.hot)
+            if snapshot is None or list(keys) != list(online.keys.types):
+                return None
+            return snapshot.read(next(iter(keys.values())), dim)
+        except SnapshotError as error:  # It is a copy: the table has the same rows.
+            _log.warning("%s The hot snapshot is withdrawn and the table read.", error)
+            withdraw(online.hot)
+            return None
+
+    def _expired(
+        self, config: RepoConfig, view: BaseFeatureView, event_us: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.bool_]:
+        ttl: timedelta | None = getattr(view, "ttl", None)
+        rows = OnlineRows(np.ones(len(event_us), dtype=np.bool_), event_us, {})
+        if not config.online_store.enforce_ttl or not ttl:
+            return ~rows.present
+        return rows.ages() > ttl.total_seconds()
+
+    def _drop(self, config: RepoConfig, views: Sequence[OnlineView]) -> None:
+        for each in views:
+            if each.hot is not None:
+                withdraw(each.hot)
+                shutil.rmtree(each.hot, ignore_errors=True)
+        if views:
+            self._database(config).drop(_thing(config), [each.table for each in views])
 
 
-_ = np
+def _hot_chunks(online: OnlineView) -> Iterator[HotChunk]:
+    for keys, found in online.scan(16_384):
+        (column,) = online.keys.to_columns(keys).values()
+        vectors = online.columns(found, [VECTOR_COLUMN])[VECTOR_COLUMN].values
+        yield HotChunk(column, found.event_us, vectors)
+
+
+def _root(config: RepoConfig) -> Path:
+    return config.repo_path or Path()
+
+
+def _thing(config: RepoConfig) -> str:
+    return f"online store of project {config.project}"
+
+
+def _datetimes(event_us: npt.NDArray[np.int64]) -> list[datetime]:
+    made: dict[int, datetime] = {}
+    for time in event_us.tolist():
+        if time not in made:
+            made[time] = EPOCH + time * MICROSECOND
+    return [made[time] for time in event_us.tolist()]
