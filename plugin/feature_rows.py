@@ -69,7 +69,7 @@ class ParquetRows:
     """
 
     def __init__(self, thing: str, dataset: ds.Dataset) -> None:
-        self.thing, self.schema = thing, dataset.schema
+        self.thing, self.schema = thing, _united(dataset)
         self._filesystem = dataset.filesystem
         self._groups = [group for file in dataset.get_fragments() for group in _row_groups(file)]
         counts = [group.row_groups[0].num_rows for group in self._groups]
@@ -193,19 +193,28 @@ def _dataset(source: FileSource, uri: str) -> ds.Dataset:
     dataset = ds.dataset(paths, filesystem=filesystem, format="parquet", partitioning="hive")
     if not dataset.files:
         raise FileNotFoundError("no Parquet file in this folder")
-    return dataset.replace_schema(_united(dataset))
+    return dataset
 
 
 def _united(dataset: ds.Dataset) -> pa.Schema:
     """Return the schema that all files fit into: the finest unit of time, the widest number."""
-    files = [fragment.physical_schema for fragment in dataset.get_fragments()]
-    united = pa.unify_schemas([dataset.schema, *files], promote_options="permissive")
-    return pa.schema([field.with_type(_plain(field.type)) for field in united])
+    schemas = [dataset.schema, *(file.physical_schema for file in dataset.get_fragments())]
+    zoned = {f.name for s in schemas for f in s if pa.types.is_timestamp(f.type) and f.type.tz}
+    plain = [pa.schema([(f.name, _plain(f.type, f.name in zoned)) for f in s]) for s in schemas]
+    return pa.unify_schemas(plain, promote_options="permissive")
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """Return the type of the values that a dictionary, as pandas writes categories, stands for."""
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+def _plain(kind: pa.DataType, zoned: bool) -> pa.DataType:
+    """Return the type that stands for it in every file.
+
+    Dictionaries, as pandas writes categories, are their values. Zones do not change an instant,
+    and a time without one is UTC.
+    """
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    if pa.types.is_timestamp(kind) and zoned:
+        return pa.timestamp(kind.unit, "UTC")
+    return kind
 
 
 def _row_groups(file: ds.ParquetFileFragment) -> list[ds.ParquetFileFragment]:
