@@ -169,15 +169,14 @@ class _Search:
         """The rows that may be among the k nearest, whichever way their scores were rounded."""
         if not self._sound:
             return np.arange(len(rows.keys))
+        unsure = ~((rows.norms > _SMALLEST) & (rows.norms < _LARGEST))
+        limit = self._limit()
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             scores, errors = self._scores(rows, products)
-        unsure = ~((rows.norms > _SMALLEST) & (rows.norms < _LARGEST))
-        errors = np.where(unsure, np.inf, errors)
-        limit = self._limit()
-        if len(scores) >= self._k:
-            here = np.partition(np.where(unsure, np.inf, scores + errors), self._k - 1)
-            limit = min(limit, float(here[self._k - 1]))
-        return np.flatnonzero(unsure | (scores - errors <= limit))
+            if len(scores) >= self._k:
+                highest = np.where(unsure, np.inf, scores + errors)
+                limit = min(limit, float(np.partition(highest, self._k - 1)[self._k - 1]))
+            return np.flatnonzero(unsure | (scores - errors <= limit))
 
     def _scores(self, rows: _Rows, products: Vectors) -> tuple[Vectors, Any]:
         """Scores that order as the distances do, and how far off they may be."""
