@@ -17,6 +17,7 @@ from provender.plugin.databases import shown
 from provender.plugin.errors import OnlineStoreError
 from provender.plugin.online_dialects import DIALECTS, OnlineDialect
 from provender.plugin.online_tables import OnlineTable, layouts_definition
+from provender.plugin.packing import RowLayout
 
 Answer = TypeVar("Answer")
 #: A driver's cursor.
@@ -37,6 +38,8 @@ class OnlineDatabase:
 
     def __init__(self, url: URL, pool_size: int) -> None:
         self.url = url
+        #: Layouts that rows of former schemas were found to have; they are immutable.
+        self.layouts: dict[int, RowLayout] = {}
         if url.database and url.get_backend_name() == "sqlite":
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         with self._explained("online store"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,6 @@ class OnlineView:
     keys: EntityKeys
     layout: RowLayout
     hot: Path | None
-    _layouts: dict[int, RowLayout] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -64,7 +63,7 @@ class OnlineView:
         """A view that Feast has registered; only an embedding of one key can be hot."""
         keys, layout = EntityKeys.of(view), layout_of(view)
         hot = hot if is_embedding_view(view) and keys.kind != "entity" else None
-        return cls(view, database, table, keys, layout, hot, {layout.id: layout})
+        return cls(view, database, table, keys, layout, hot)
 
     @property
     def thing(self) -> str:
@@ -82,7 +81,7 @@ class OnlineView:
         Raises OnlineRowError for a damaged row, OnlineStoreError for the database's own errors.
         """
         if not len(keys):
-            return np.zeros(0, dtype=np.bool_), verified([], self._layouts.get)
+            return np.zeros(0, dtype=np.bool_), verified([], lambda number: None)
 
         def query(cursor: Cursor) -> tuple[Bools, FoundRows]:
             several = len(keys) > self.database.dialect.most_bound
@@ -232,7 +231,10 @@ class OnlineView:
             ) from None
 
     def _layout(self, cursor: Cursor, number: int) -> RowLayout | None:
-        if number not in self._layouts:
+        if number == self.layout.id:
+            return self.layout
+        known = self.database.layouts
+        if number not in known:
             description = self.database.dialect.find_layout(cursor, number)
             try:
                 layout = RowLayout.parse(description or "null")
@@ -240,8 +242,8 @@ class OnlineView:
                 return None
             if layout.id != number:
                 return None
-            self._layouts[number] = layout
-        return self._layouts[number]
+            known[number] = layout
+        return known[number]
 
     def _check_request(self, slots: dict[str, Slot], names: Sequence[str], dim: int | None) -> None:
         unknown = [name for name in names if name not in slots]

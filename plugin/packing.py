@@ -13,7 +13,7 @@ import itertools
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -153,16 +153,15 @@ class RowLayout:
         """Read back a :attr:`description`; raises ValueError or TypeError on anything else."""
         return cls(tuple(Slot(**slot) for slot in json.loads(description)))
 
-    @cached_property
+    @property
     def description(self) -> str:
         """The layout as JSON, which the store keeps beside its tables."""
-        return json.dumps([asdict(slot) for slot in self.slots], ensure_ascii=False)
+        return _described(self)[0]
 
-    @cached_property
+    @property
     def id(self) -> int:
         """A hash of the description, below 2^31."""
-        digest = hashlib.blake2b(self.description.encode(), digest_size=4).digest()
-        return int.from_bytes(digest, "little") & 0x7FFF_FFFF
+        return _described(self)[1]
 
     @cached_property
     def record(self) -> np.dtype[np.void]:
@@ -180,6 +179,14 @@ class RowLayout:
     def width(self) -> int:
         """Bytes of the payload of a row without variable parts."""
         return max(8, -(-self.record.itemsize // 8) * 8)
+
+
+@lru_cache(maxsize=4096)
+def _described(layout: RowLayout) -> tuple[str, int]:
+    """Description and id; a layout is made for each request, and these are not cheap."""
+    description = json.dumps([asdict(slot) for slot in layout.slots], ensure_ascii=False)
+    digest = hashlib.blake2b(description.encode(), digest_size=4).digest()
+    return description, int.from_bytes(digest, "little") & 0x7FFF_FFFF
 
 
 def pack(layout: RowLayout, cells: Mapping[str, Cells], rows: int) -> Payloads:
