@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -22,7 +21,10 @@ from feast import FeatureStore
 
 from provender.consumers.features import Column, FeatureLayout, RankerBatch, shape_batch
 from provender.consumers.ranking_task import KEYS, LABELS, TIME
-from provender.plugin.errors import FetchError
+from provender.plugin.errors import FetchError, ProvenderError
+from provender.plugin.instants import to_nanoseconds
+from provender.plugin.offline_store import ProvenderOfflineStoreConfig
+from provender.plugin.retrieval_job import ProvenderRetrievalJob
 from provender.plugin.spec import VECTOR_COLUMN, EmbeddingSpec
 
 #: Rows asked of Feast at once: what bounds the memory that its join needs beside the result.
@@ -77,8 +79,8 @@ def training_join(
 
     Raises:
         ConfigError: the service is not registered or can't be read.
-        FetchError: a key column is absent or has nulls, the store lost or doubled rows, or a
-            vector has another length than declared.
+        FetchError: a key column is absent or has nulls, or the store lost or doubled rows.
+        FetchError, SnapshotError: a vector has another length than declared.
     """
     layout = FeatureLayout.of_service(store, service)
     _check_keys(impressions, layout)
@@ -89,6 +91,7 @@ def training_join(
         places = _places(joined, part.num_rows) + start
         for spec in layout.embeddings:
             _fill_vectors(columns, joined, spec, places)
+            _fill_ages(columns, joined, spec, places)
         for feature in layout.dense:
             _fill_numbers(columns, joined, feature.column, places)
     names = [name for name in impressions.column_names if name not in (*KEYS, *LABELS)]
@@ -124,7 +127,9 @@ def _check_keys(impressions: pa.Table, layout: FeatureLayout) -> None:
 def _empty_columns(layout: FeatureLayout, rows: int) -> dict[str, Column]:
     columns = {
         f"{spec.view_name}__{VECTOR_COLUMN}": Column(
-            np.zeros((rows, spec.dim), dtype=np.float32), np.zeros(rows, dtype=np.bool_)
+            np.zeros((rows, spec.dim), dtype=np.float32),
+            np.zeros(rows, dtype=np.bool_),
+            np.full(rows, np.nan),
         )
         for spec in layout.embeddings
     }
@@ -137,20 +142,25 @@ def _retrieve(
     store: FeatureStore, part: pa.Table, layout: FeatureLayout, *, backfills: bool
 ) -> pa.Table:
     keys = part.select([*layout.join_keys, TIME])
-    # Microseconds: DuckDB can't compare pandas' nanoseconds with a snapshot's own times.
+    # Microseconds: Feast's DuckDB can't compare pandas' nanoseconds with a snapshot's own times.
     place = keys.schema.get_field_index(TIME)
     times = keys[TIME].cast(pa.timestamp("us", tz="UTC"))
-    frame: pd.DataFrame = keys.set_column(place, TIME, times).to_pandas()
-    frame[_ROW] = np.arange(len(frame), dtype=np.int64)
+    frame = keys.set_column(place, TIME, times)
+    frame = frame.append_column(_ROW, pa.array(np.arange(frame.num_rows)))
+    ours = isinstance(store.config.offline_store, ProvenderOfflineStoreConfig)
     references = [each for key in layout.join_keys for each in layout.references(key)]
     try:
         job = store.get_historical_features(
-            entity_df=frame,
+            entity_df=frame if ours else frame.to_pandas(),
             features=references,
             full_feature_names=True,
             filter_by_created_timestamp=not backfills,
         )
+        if isinstance(job, ProvenderRetrievalJob):
+            job = job.with_event_times()
         return job.to_arrow()
+    except ProvenderError:
+        raise
     except Exception as error:  # Each offline store raises its own; the user gets one line.
         raise FetchError(
             f"training join of {layout.service}",
@@ -197,6 +207,22 @@ def _fill_vectors(
         flat = chunk.flatten().to_numpy(zero_copy_only=False)
         target.values[rows[present]] = flat.reshape(-1, spec.dim)
         target.present[rows] = present
+
+
+def _fill_ages(
+    columns: Mapping[str, Column],
+    joined: pa.Table,
+    spec: EmbeddingSpec,
+    places: npt.NDArray[np.int64],
+) -> None:
+    """Say how old each vector was, where the offline store tells from when it is."""
+    name = f"{spec.view_name}__event_timestamp"
+    ages = columns[f"{spec.view_name}__{VECTOR_COLUMN}"].age_seconds
+    if ages is None or name not in joined.column_names:
+        return
+    nanoseconds = to_nanoseconds(joined[TIME]) - to_nanoseconds(joined[name])
+    known = pc.is_valid(joined[name]).to_numpy()
+    ages[places] = np.where(known, nanoseconds / 1e9, np.nan)
 
 
 def _fill_numbers(

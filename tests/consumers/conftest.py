@@ -1,4 +1,4 @@
-"""A little Feast repo of its own: DuckDB and SQLite, two embedding views, two counter views.
+"""A little Feast repo of its own on provender's stores and on Feast's: embeddings and counters.
 
 The rows are written by hand, created times too, so that ties, ttl edges and backfills are exact.
 """
@@ -26,6 +26,14 @@ TTL = timedelta(days=3)
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
 TIME = pa.timestamp("us", tz="UTC")
 
+OURS = """offline_store: {{type: provender.plugin.offline_store.ProvenderOfflineStore}}
+online_store:
+  type: provender.plugin.online_store.ProvenderOnlineStore
+  url: "sqlite:///{folder}/online.db"
+batch_engine: {{type: provender.plugin.compute_engine.ProvenderEngine}}"""
+FEASTS = """offline_store: {{type: duckdb}}
+online_store: {{type: sqlite, path: "{folder}/online.db"}}"""
+
 #: (key, event time, created time, value)
 Row = tuple[int, datetime, datetime, Any]
 
@@ -41,6 +49,7 @@ class Kitchen:
     folder: Path
     dim: int = DIM
     version: int = 1
+    stores: str = OURS
     rows: dict[str, list[Row]] = field(default_factory=dict)
 
     def write(self, entity: str, rows: Sequence[Row], *, vectors: bool = True) -> None:
@@ -65,8 +74,7 @@ class Kitchen:
         """Apply the repo and open it."""
         (self.folder / "feature_store.yaml").write_text(
             f"project: kitchen\nprovider: local\nregistry: {self.folder}/registry.db\n"
-            "offline_store: {type: duckdb}\n"
-            f"online_store: {{type: sqlite, path: {self.folder}/online.db}}\n"
+            f"{self.stores.format(folder=self.folder)}\n"
             "entity_key_serialization_version: 3\n"
         )
         store = FeatureStore(repo_path=str(self.folder))
@@ -110,10 +118,10 @@ class Kitchen:
         )
 
 
-@pytest.fixture
-def kitchen(tmp_path: Path) -> Kitchen:
+@pytest.fixture(params=[OURS, FEASTS], ids=["provender", "feast"])
+def kitchen(tmp_path: Path, request: pytest.FixtureRequest) -> Kitchen:
     """Two users and three pins with a history of four days, backfills and ties among it."""
-    made = Kitchen(tmp_path / "kitchen")
+    made = Kitchen(tmp_path / "kitchen", stores=request.param)
     made.folder.mkdir()
     generator = np.random.default_rng(5)
 

@@ -13,7 +13,7 @@ from feast import FeatureStore
 from provender.consumers.features import FeatureLayout
 from provender.consumers.online_fetch import OnlineFetcher
 from provender.consumers.training_join import training_join
-from provender.plugin.errors import FetchError, VersionError
+from provender.plugin.errors import ProvenderError, VersionError
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -108,7 +108,7 @@ def test_context_is_one_value_for_all_or_one_each(served: FeatureStore) -> None:
 def test_requests_that_mean_nothing_are_refused(
     served: FeatureStore, user: Any, pins: list[Any], context: dict[str, Any]
 ) -> None:
-    with pytest.raises(FetchError) as caught:
+    with pytest.raises(ProvenderError) as caught:
         OnlineFetcher(served, "plain", now=hours(60)).fetch(user, pins, context)
     assert "\n" not in str(caught.value)
 

@@ -1,0 +1,124 @@
+"""Where a request's features come from: provender's own online store, or any other of Feast's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from feast import FeatureStore
+
+from provender.consumers.feast_values import Answer, ages_of, numbers_of, vectors_of
+from provender.consumers.features import Column, FeatureLayout
+from provender.plugin.errors import FetchError
+from provender.plugin.online_store import ProvenderOnlineStore, ProvenderOnlineStoreConfig
+from provender.plugin.spec import VECTOR_COLUMN
+
+Key = int | str
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class OnlineReader(Protocol):
+    """Reads a layout's features by key."""
+
+    def read(self, join_key: str, keys: Sequence[Key], instant: datetime) -> dict[str, Column]:
+        """Return the features that hang on one key, by Feast's full names, one row a key.
+
+        Values past their view's ttl at ``instant``, or from later, are missing. Raises FetchError.
+        """
+
+
+def online_reader(store: FeatureStore, layout: FeatureLayout) -> OnlineReader:
+    """Return the reader that fits a feature store's online store."""
+    if isinstance(store.config.online_store, ProvenderOnlineStoreConfig):
+        return TensorReader(store, layout)
+    return FeastReader(store, layout)
+
+
+class TensorReader:
+    """Rows of provender's online store, straight into arrays."""
+
+    def __init__(self, store: FeatureStore, layout: FeatureLayout) -> None:
+        self._config, self._layout = store.config, layout
+        self._online = ProvenderOnlineStore()
+        names = {spec.view_name for spec in layout.embeddings} | {f.view for f in layout.dense}
+        self._views = {name: store.get_feature_view(name) for name in names}
+
+    def read(self, join_key: str, keys: Sequence[Key], instant: datetime) -> dict[str, Column]:
+        """As :class:`OnlineReader`."""
+        columns: dict[str, Column] = {}
+        for spec in self._layout.embeddings:
+            if spec.join_key == join_key:
+                columns |= self._view(spec.view_name, join_key, keys, [VECTOR_COLUMN], instant)
+        dense = [each for each in self._layout.dense if each.join_key == join_key]
+        for view in dict.fromkeys(each.view for each in dense):
+            names = [each.name for each in dense if each.view == view]
+            columns |= self._view(view, join_key, keys, names, instant)
+        return columns
+
+    def _view(
+        self, name: str, join_key: str, keys: Sequence[Key], features: list[str], instant: datetime
+    ) -> dict[str, Column]:
+        view = self._views[name]
+        rows = self._online.read_columns(self._config, view, {join_key: keys}, features)
+        fresh, ages = rows.fresh(view.ttl, instant), rows.ages(instant)
+        return {
+            f"{name}__{feature}": Column(column.values, column.valid & fresh, ages)
+            for feature, column in rows.columns.items()
+        }
+
+
+class FeastReader:
+    """Feast's public online retrieval, decoded from its protobuf."""
+
+    def __init__(self, store: FeatureStore, layout: FeatureLayout) -> None:
+        self._store, self._layout = store, layout
+
+    def read(self, join_key: str, keys: Sequence[Key], instant: datetime) -> dict[str, Column]:
+        """As :class:`OnlineReader`."""
+        answer = self._ask(join_key, keys) if keys else {}
+        columns: dict[str, Column] = {}
+        for spec in self._layout.embeddings:
+            if spec.join_key == join_key:
+                name = f"{spec.view_name}__{VECTOR_COLUMN}"
+                found = answer.get(name, Answer())
+                vectors, present = vectors_of(found.values, spec.dim, spec.view_name)
+                columns[name] = _fresh(vectors, present, ages_of(found, instant), spec.ttl)
+        for feature in self._layout.dense:
+            if feature.join_key == join_key:
+                found = answer.get(feature.column, Answer())
+                numbers, present = numbers_of(found.values)
+                ages = ages_of(found, instant)
+                columns[feature.column] = _fresh(numbers, present, ages, feature.ttl)
+        return columns
+
+    def _ask(self, join_key: str, keys: Sequence[Key]) -> dict[str, Answer]:
+        try:
+            response = self._store.get_online_features(
+                features=self._layout.references(join_key),
+                entity_rows={join_key: keys},
+                full_feature_names=True,
+            ).proto
+        except Exception as error:  # Each online store raises its own; the user gets one line.
+            raise FetchError(
+                f"online features of {self._layout.service} by {join_key}",
+                found=str(error)[:300],
+                expected="an answer of the online store",
+                remedy="See that `feast materialize` has run and the keys have their type.",
+            ) from error
+        return dict(zip(response.metadata.feature_names.val, response.results, strict=True))
+
+
+def _fresh(
+    values: npt.NDArray[np.floating],
+    present: npt.NDArray[np.bool_],
+    ages: npt.NDArray[np.int64],
+    ttl: timedelta | None,
+) -> Column:
+    """Hold values to their ttl as the point-in-time join does: Feast's online stores do not."""
+    alive = ages >= 0
+    if ttl is not None:
+        alive &= ages <= ttl // _MICROSECOND
+    return Column(values, present & alive, ages / 1e6)
