@@ -1,10 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from feast import FeatureStore
+
+from tests.plugin.online_world import DATABASES, OnlineWorld, open_world
 
 REPO = Path(__file__).parents[2] / "feature_repo"
 
@@ -37,3 +39,13 @@ def open_store(repo: Path) -> Callable[..., FeatureStore]:
 @pytest.fixture
 def store(open_store: Callable[..., FeatureStore]) -> FeatureStore:
     return open_store()
+
+
+@pytest.fixture(params=DATABASES)
+def online(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OnlineWorld]:
+    """An online store on each database, with a project of its own."""
+    world = open_world(request.param, tmp_path)
+    try:
+        yield world
+    finally:
+        world.tear_down()
