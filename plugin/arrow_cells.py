@@ -6,6 +6,7 @@ own conversion to protobuf, so that every value is stored as Feast would have it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast.base_feature_view import BaseFeatureView
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import python_values_to_proto_values
+from feast.value_type import ValueType
 
 from provender.plugin.packing import Bools, Cells, Ints, RowLayout, Slot
 from provender.plugin.proto_cells import RefusedValueError, proto_cells, vector_cells
@@ -42,10 +45,7 @@ def arrow_cells(
             used = numbers_slot(slot)
             found = _cells(used, column)
         if found is None:
-            values = python_values_to_proto_values(
-                column.to_numpy(zero_copy_only=False), types[slot.name]
-            )
-            used, found = proto_cells(slot, values)
+            used, found = proto_cells(slot, _by_feast(column, types[slot.name]))
         slots.append(used)
         cells[slot.name] = found
     return RowLayout(tuple(slots)), cells
@@ -65,6 +65,17 @@ def microseconds(column: pa.Array) -> Ints:
     unit = column.type.unit
     times = ticks // 1000 if unit == "ns" else ticks * _PER_MICROSECOND[unit]
     return np.where(_valid(column), times, NEVER) if column.null_count else times
+
+
+def _by_feast(column: pa.Array, kind: ValueType) -> Sequence[Value]:
+    """Feast's conversion, of what it usually gets, and of Python objects where that fails."""
+    try:
+        made: Sequence[Value] = python_values_to_proto_values(
+            column.to_numpy(zero_copy_only=False), kind
+        )
+    except TypeError:  # It takes no lists of maps as NumPy arrays, for example.
+        made = python_values_to_proto_values(column.to_pylist(), kind)
+    return [value if kept else Value() for value, kept in zip(made, _valid(column), strict=True)]
 
 
 def _plain(column: pa.Array) -> pa.Array:

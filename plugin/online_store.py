@@ -36,7 +36,7 @@ from pydantic import Field
 from provender.plugin.errors import SnapshotError
 from provender.plugin.hot_snapshot import HotChunk, HotRows, open_hot, publish, withdraw
 from provender.plugin.online_database import OnlineDatabase, online_url
-from provender.plugin.online_packing import packed_batches, packed_push
+from provender.plugin.online_packing import Pushed, packed_batches, packed_push
 from provender.plugin.online_rows import EPOCH, MICROSECOND, Column, OnlineRows
 from provender.plugin.online_search import nearest_rows
 from provender.plugin.online_tables import LAYOUTS, OnlineTable
@@ -47,7 +47,6 @@ from provender.plugin.spec import VECTOR_COLUMN
 PRECOMPUTED = "__precomputed__"
 
 Row = tuple[datetime | None, dict[str, Value] | None]
-Pushed = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 Hit = tuple[datetime | None, EntityKey | None, dict[str, Value] | None]
 Document = tuple[datetime | None, EntityKey | None, Value | None, Value | None, Value | None]
 
@@ -201,7 +200,7 @@ class ProvenderOnlineStore(OnlineStore):
         self,
         config: RepoConfig,
         table: FeatureView,
-        data: list[Pushed],
+        data: Sequence[Pushed],
         progress: Callable[[int], Any] | None,
     ) -> None:
         """Write rows in one transaction; a row never replaces a newer one.
@@ -223,7 +222,7 @@ class ProvenderOnlineStore(OnlineStore):
         self,
         config: RepoConfig,
         table: FeatureView,
-        data: list[Pushed],
+        data: Sequence[Pushed],
         progress: Callable[[int], Any] | None,
     ) -> None:
         """As :meth:`online_write_batch`, in a thread."""
@@ -233,8 +232,8 @@ class ProvenderOnlineStore(OnlineStore):
         self,
         config: RepoConfig,
         table: FeatureView,
-        entity_keys: list[EntityKey],
-        requested_features: list[str] | None = None,
+        entity_keys: Sequence[EntityKey],
+        requested_features: Sequence[str] | None = None,
     ) -> list[Row]:
         """Rows as Feast wants them: event time and values, (None, None) for a missing entity.
 
@@ -258,8 +257,8 @@ class ProvenderOnlineStore(OnlineStore):
         self,
         config: RepoConfig,
         table: FeatureView,
-        entity_keys: list[EntityKey],
-        requested_features: list[str] | None = None,
+        entity_keys: Sequence[EntityKey],
+        requested_features: Sequence[str] | None = None,
     ) -> list[Row]:
         """As :meth:`online_read`, in a thread."""
         return await asyncio.to_thread(

@@ -109,7 +109,7 @@ def to_protos(slot: Slot, cells: Cells) -> list[Value]:
     elif slot.storage == "vector":
         made = _wire_vectors(cells)
     else:
-        made = [_value(slot, raw) for raw in cells.values]
+        made = [value_of(slot, raw) for raw in cells.values]
     if not cells.valid.all():
         made = [v if kept else Value() for v, kept in zip(made, cells.valid, strict=True)]
     return made
@@ -157,7 +157,8 @@ def _raw(slot: Slot, value: Value) -> bytes:
     return np.array(held.val, dtype=slot.dtype).tobytes()
 
 
-def _value(slot: Slot, raw: bytes) -> Any:
+def value_of(slot: Slot, raw: bytes) -> Any:
+    """Feast's value of one that is stored with a variable length."""
     if slot.storage == "proto":
         return Value.FromString(raw)
     if slot.field == "float_list_val":

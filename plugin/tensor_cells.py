@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import feast_value_type_to_python_type
 
 from provender.plugin.online_rows import Column
 from provender.plugin.packing import Bools, Cells, Ints, Slot
+from provender.plugin.proto_cells import value_of
 from provender.plugin.quantized import dequantize
 
 
 def column_of(slot: Slot, cells: Cells, dim: int | None = None) -> Column:
     """The column of one slot; vectors cut to their prefix of `dim`."""
     if slot.variable:
-        values = _objects([_python(slot, raw) for raw in cells.values], cells.valid)
+        values = np.full(len(cells.valid), None, dtype=object)
+        for row, raw in enumerate(cells.values):
+            if cells.valid[row]:
+                values[row] = _python(slot, raw)
         return Column(values, cells.valid)
     stored = np.asarray(cells.values)
     made: npt.NDArray[Any]
@@ -55,19 +57,12 @@ def place(target: Column, rows: Ints | Bools, found: Column) -> None:
         target.values[rows] = found.values
 
 
-def _objects(values: Sequence[Any], valid: Bools) -> npt.NDArray[np.object_]:
-    made = np.full(len(values), None, dtype=object)
-    for row in np.flatnonzero(valid).tolist():
-        made[row] = values[row]
-    return made
-
-
 def _python(slot: Slot, raw: bytes) -> Any:
-    if slot.storage == "text":
+    if slot.field == "string_val":
         return raw.decode()
     if slot.storage == "bytes":
         return raw
     if slot.storage == "numbers":
         dtype = "<M8[s]" if slot.field == "unix_timestamp_list_val" else slot.dtype
         return np.frombuffer(raw, dtype=dtype)
-    return feast_value_type_to_python_type(Value.FromString(raw))
+    return feast_value_type_to_python_type(value_of(slot, raw))

@@ -243,7 +243,11 @@ def test_composite_keys_are_feasts_own(online: OnlineWorld) -> None:
     )
     online.load(view, batch)
 
-    asked = {"user_id": ["b", "é", "b"], "shop": [1, 2, 2], "raw": [b"", b"x", b""]}
+    asked: dict[str, list[Any]] = {
+        "user_id": ["b", "é", "b"],
+        "shop": [1, 2, 2],
+        "raw": [b"", b"x", b""],
+    }
     rows = online.store.read_columns(config, view, asked)
     read = online.store.online_read(
         config,
@@ -429,9 +433,7 @@ def test_what_an_embedding_view_does_not_declare_is_refused(
 
     half = vector_view(tmp_path, name="pin_half", dtype="float16")
     online.apply(half)
-    with pytest.raises(
-        OnlineValueError, match=r"the element 70000\.0; expected finite floats up to"
-    ):
+    with pytest.raises(OnlineValueError, match=r"the element 70000\.0; expected finite floats"):
         online.load(half, vector_batch([1], [[1, 2, 3, 70_000]]))
 
 

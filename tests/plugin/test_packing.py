@@ -161,7 +161,7 @@ def test_any_changed_column_is_found(column: int) -> None:
 
     assert len(verified([row], lambda number: LAYOUT).groups) == 1
     with pytest.raises(DamagedRowError) as caught:
-        verified([tuple(changed)], lambda number: LAYOUT)  # type: ignore[list-item]
+        verified([tuple(changed)], lambda number: LAYOUT)
     assert caught.value.key == changed[0]
 
 
