@@ -5,6 +5,7 @@ Whatever the units, zones, files and row groups of a world are, the store and th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from feast import Entity, FeatureView
@@ -22,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provender.plugin.embedding_view import embedding_view, spec_of
-from provender.plugin.manifest import RunInfo
+from provender.plugin.manifest import MANIFEST_NAME, RunInfo
 from provender.plugin.snapshot import write_snapshot
 from tests.plugin.offline_world import (
     CREATED,
@@ -297,3 +299,116 @@ def test_embeddings_of_two_versions_are_joined_as_the_oracle_does(
         row["emb_v1__embedding"] and row["emb_v1__embedding"][:2] for row in whole
     ]
     assert shorter["emb_v2__embedding"] == found["emb_v2__embedding"]
+
+
+# Many rows ------------------------------------------------------------------------------------
+
+
+def as_of(entities: pa.Table, facts: pa.Table, ttl: timedelta, strict: bool) -> pd.DataFrame:
+    """The same join by pandas' merge_asof: another method than the oracle's, for many rows."""
+    left = pd.DataFrame(rows_of(entities)).assign(row=range(entities.num_rows))
+    right = pd.DataFrame(rows_of(facts)).sort_values([TIME, CREATED]).rename(columns={TIME: "at"})
+    if strict:  # what is created late becomes known late, and only if nothing newer is known
+        right["known"] = right[["at", CREATED]].max(axis=1)
+        right = right.sort_values(["user_id", "known", "at", CREATED])
+        newest = right.groupby("user_id")["at"].cummax() == right["at"]
+        right = right[newest].drop_duplicates(["user_id", "known"], keep="last")
+    else:
+        right = right.drop_duplicates(["user_id", "at"], keep="last").assign(known=right["at"])
+    found = pd.merge_asof(
+        left.sort_values(TIME),
+        right.sort_values("known"),
+        left_on=TIME,
+        right_on="known",
+        by="user_id",
+    ).sort_values("row")
+    late = found[TIME] - found["at"] > ttl // timedelta(microseconds=1) * 1000
+    found.loc[late, "value"] = np.nan
+    return found
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_many_rows_over_many_row_groups(tmp_path: Path, strict: bool) -> None:
+    dice = np.random.default_rng(11)
+    rows, asking = 60_000, 150_000
+    event = T0 + dice.integers(0, 500, rows) * SECOND
+    created = event + dice.permutation(rows) * 7_000_000  # no two alike, some much later
+    facts = pa.table(
+        {
+            "user_id": dice.integers(0, 3000, rows),
+            TIME: stamps(event.tolist()),
+            CREATED: stamps(created.tolist()),
+            "value": np.arange(rows),
+        }
+    )
+    entities = pa.table(
+        {
+            "user_id": dice.integers(0, 3100, asking),
+            TIME: stamps((T0 + dice.integers(-9, 600, asking) * SECOND).tolist()),
+        }
+    )
+    ttl = timedelta(seconds=40)
+    path = write(tmp_path / "many.parquet", facts, row_group_size=7_001)
+    store = open_store(tmp_path, [view_of(path, ttl=ttl)])
+
+    job = retrieve(store, entities, ["stats:value"], filter_by_created_timestamp=strict)
+    found = job.to_arrow()
+
+    expected = as_of(entities, facts, ttl, strict)["value"].fillna(-1).to_numpy()
+    assert np.array_equal(found["value"].fill_null(-1).to_numpy(), expected)
+    assert 0.02 < found["value"].null_count / asking < 0.98
+    assert found.select(entities.column_names) == entities
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_many_vectors_over_many_row_groups_and_refreshes(tmp_path: Path, dense: bool) -> None:
+    dice = np.random.default_rng(12)
+    view = declared(tmp_path / "s", 1, USER, 3, timedelta(seconds=2))
+    keys = np.arange(40_000) if dense else np.sort(dice.choice(10**12, 40_000, replace=False))
+    facts = []
+    for day in range(4):
+        held = np.sort(dice.choice(keys, 35_000, replace=False))
+        places = np.searchsorted(keys, held).astype(np.float32)
+        vectors = np.stack([places, np.full(len(held), day, np.float32), -places], axis=1)
+        instant = T0 + day * SECOND
+        run = RunInfo("run", "p", "c0ffee", at(instant), at(instant))
+        write_snapshot(tmp_path / "s", spec_of(view), at(instant), pa.array(held), vectors, run)
+        times = stamps([instant] * len(held))
+        code = np.searchsorted(keys, held) * 10 + day
+        facts.append(pa.table({"user_id": held, TIME: times, CREATED: times, "value": code}))
+    store = open_store(tmp_path, [view])
+    asking = 150_000
+    entities = pa.table(
+        {
+            "user_id": dice.choice(np.append(keys, [-1, 10**13]), asking),
+            TIME: stamps((T0 + dice.integers(-1, 7, asking) * SECOND).tolist()),
+        }
+    )
+
+    found = retrieve(store, entities, ["emb_v1:embedding"]).to_arrow()
+
+    codes = as_of(entities, pa.concat_tables(facts), view.ttl or timedelta(), False)["value"]
+    known = codes.notna().to_numpy()
+    column = found["embedding"].combine_chunks()
+    assert np.array_equal(column.is_valid().to_numpy(zero_copy_only=False), known)
+    matrix = column.flatten().to_numpy().reshape(-1, 3)
+    place, refresh = np.divmod(codes[known].to_numpy().astype(np.int64), 10)
+    assert np.array_equal(matrix, np.stack([place, refresh, -place], axis=1).astype(np.float32))
+    assert 0.1 < known.mean() < 0.9
+
+
+def test_snapshots_from_before_manifests_told_where_vectors_lie(tmp_path: Path) -> None:
+    view = declared(tmp_path / "s", 1, USER, 3, timedelta(seconds=2))
+    held: dict[int, tuple[int, list[Any]]] = {T0: (T0, [1, 2]), T0 + SECOND: (T0, [2, 3])}
+    facts = write_all(tmp_path / "s", view, held, pa.int64())
+    for path in (tmp_path / "s").rglob(MANIFEST_NAME):
+        manifest = json.loads(path.read_text())
+        for file in manifest["files"]:
+            del file["pages"]
+        path.write_text(json.dumps(manifest))
+    store = open_store(tmp_path, [view])
+    entities = asked([(user, T0 + s * SECOND) for user in range(4) for s in range(-1, 4)])
+
+    column = {"embedding": "embedding"}
+    known = Facts(facts, {"user_id": "user_id"}, column, 2 * SECOND)
+    check(store, entities, ["emb_v1:embedding"], [known])

@@ -146,6 +146,36 @@ def test_a_relative_path_is_taken_from_the_repo(tmp_path: Path) -> None:
     check(store, asked([(1, T0)]), VALUE, [facts_of(view, table)])
 
 
+def test_a_uri_of_a_file(tmp_path: Path) -> None:
+    table = facts_table([(1, T0, T0, 7)])
+    view = view_of(f"file://{write(tmp_path / 'stats.parquet', table)}")
+    store = open_store(tmp_path, [view])
+
+    check(store, asked([(1, T0)]), VALUE, [facts_of(view, table)])
+
+
+def test_keys_of_a_source_beyond_every_signed_number(tmp_path: Path) -> None:
+    keys = pa.array([1, 2**64 - 1], pa.uint64())
+    table = facts_table([(0, T0, T0, 7), (0, T0, T0, 8)]).set_column(0, "user_id", keys)
+    store = open_store(tmp_path, [view_of(write(tmp_path / "stats.parquet", table))])
+
+    found = retrieve(store, asked([(1, T0), (-1, T0)]), VALUE).to_arrow()
+
+    assert found["value"].to_pylist() == [7, None]
+
+
+def test_markers_and_empty_files_in_a_folder_are_no_source(tmp_path: Path) -> None:
+    table = facts_table([(1, T0, T0, 7)])
+    write(tmp_path / "stats" / "0.parquet", table.slice(0, 0))
+    write(tmp_path / "stats" / "1.parquet", table)
+    (tmp_path / "stats" / "_SUCCESS").write_text("")
+    (tmp_path / "stats" / ".1.parquet.crc").write_text("x")
+    view = view_of(tmp_path / "stats")
+    store = open_store(tmp_path, [view])
+
+    check(store, asked([(1, T0)]), VALUE, [facts_of(view, table)])
+
+
 def test_names_with_spaces_quotes_and_brackets(tmp_path: Path) -> None:
     table = facts_table([(1, T0, T0, 7)])
     view = view_of(write(tmp_path / "it's a #1 100% ü" / "my file.parquet", table))
