@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -15,7 +14,6 @@ from uuid import uuid4
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 from feast import (
@@ -28,6 +26,7 @@ from feast import (
     PushSource,
     ValueType,
 )
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.infra.compute_engines.backends.pandas_backend import PandasBackend
 from feast.types import Array, Float32, Float64, Int64, String
 
@@ -36,6 +35,7 @@ from provender.plugin.compute_engine import ProvenderEngine
 from provender.plugin.embedding_view import embedding_view, spec_of
 from provender.plugin.errors import ProvenderError
 from provender.plugin.manifest import RunInfo
+from provender.plugin.offline_store import ProvenderOfflineStore
 from provender.plugin.snapshot import write_snapshot
 
 T = datetime(2026, 3, 10, tzinfo=UTC)
@@ -51,7 +51,7 @@ SERVERS = {
 }
 YAML = """
 project: {project}
-registry: data/registry.db
+registry: {registry}
 provider: local
 offline_store: {{type: {offline}}}
 online_store: {{type: {online}{url}}}
@@ -72,13 +72,21 @@ def open_repo(tmp_path: Path) -> Iterator[Open]:
         offline: str = OURS,
         online: str = "provender.plugin.online_store.ProvenderOnlineStore",
         engine: str = "provender.plugin.compute_engine.ProvenderEngine",
+        registry: str = "data/registry.db",
     ) -> FeatureStore:
         project = f"engine_{uuid4().hex[:10]}"
         repo = tmp_path / project
         (repo / "data").mkdir(parents=True)
         url = "" if online == "sqlite" else f', url: "{_address(kind)}"'
-        settings = {"offline": offline, "online": online, "engine": engine, "url": url}
-        (repo / "feature_store.yaml").write_text(YAML.format(project=project, **settings))
+        settings = YAML.format(
+            project=project,
+            offline=offline,
+            online=online,
+            engine=engine,
+            url=url,
+            registry=registry.format(repo=repo),
+        )
+        (repo / "feature_store.yaml").write_text(settings)
         stores.append(FeatureStore(repo_path=str(repo)))
         return stores[-1]
 
@@ -306,7 +314,9 @@ def test_a_view_without_entities_has_one_row(open_repo: Open, offline: str) -> N
     )
     store.apply([view])
     store.materialize(T, T + 60 * HOUR)
-    answer = store.get_online_features(["all_shops:stock"], [{}]).to_dict()
+    answer = store.get_online_features(
+        ["all_shops:stock"], [{DUMMY_ENTITY_ID: DUMMY_ENTITY_VAL}]
+    ).to_dict()
     assert answer["stock"] == [rows.stock.iloc[-1]]
 
 
@@ -421,11 +431,11 @@ class TestWhatIsLeftToFeast:
         store = open_repo(**({"online": "sqlite"} if store_type == "sqlite" else {}))
         rows = shop_rows()
         view = BatchFeatureView(
-            name="doubled",
+            name="lengths",
             entities=[SHOP],
             mode="pandas",
-            udf=lambda frame: frame.assign(stock=frame["stock"] * 2),
-            udf_string="doubled",
+            udf=lambda frame: frame.assign(stock=frame["shop_id"].str.len()),
+            udf_string="lengths",
             online=True,
             schema=[Field(name="shop_id", dtype=String), Field(name="stock", dtype=Int64)],
             source=shop_source(Path(store.repo_path), rows),
@@ -435,9 +445,9 @@ class TestWhatIsLeftToFeast:
         expected = newest(rows, T, T + 60 * HOUR)
         keys = sorted(expected)
         answer = store.get_online_features(
-            ["doubled:stock"], [{"shop_id": key} for key in keys]
+            ["lengths:stock"], [{"shop_id": key} for key in keys]
         ).to_dict()
-        assert answer["stock"] == [expected[key]["stock"] * 2 for key in keys]
+        assert answer["stock"] == [len(key) for key in keys]
 
     @pytest.mark.parametrize("offline", [OURS, "duckdb"])
     def test_any_other_online_store(self, open_repo: Open, offline: str) -> None:
@@ -454,7 +464,7 @@ class TestWhatIsLeftToFeast:
         to_arrow = PandasBackend.to_arrow
 
         def in_chunks(self: PandasBackend, frame: pd.DataFrame) -> pa.Table:
-            table = to_arrow(self, frame)
+            table = to_arrow(self, frame)  # type: ignore[no-untyped-call]
             return pa.concat_tables([table.slice(at, 7) for at in range(0, len(table), 7)])
 
         monkeypatch.setattr(PandasBackend, "to_arrow", in_chunks)
@@ -464,20 +474,26 @@ class TestWhatIsLeftToFeast:
         store.materialize(T, T + 60 * HOUR)
         assert_serves(store, newest(rows, T, T + 60 * HOUR))
 
-    def test_views_that_are_written_offline_as_well(self, open_repo: Open) -> None:
+    def test_views_that_are_written_offline_as_well(
+        self, open_repo: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        written: list[int] = []
+
+        def write(config: Any, feature_view: Any, table: pa.Table, progress: Any) -> None:
+            written.append(table.num_rows)
+
+        monkeypatch.setattr(ProvenderOfflineStore, "offline_write_batch", staticmethod(write))
         store = open_repo()
-        repo = Path(store.repo_path)
         rows = shop_rows()
-        store.apply([SHOP, shop_view(shop_source(repo, rows), offline=True)])
+        store.apply([SHOP, shop_view(shop_source(Path(store.repo_path), rows), offline=True)])
         store.materialize(T, T + 60 * HOUR)
         expected = newest(rows, T, T + 60 * HOUR)
         assert_serves(store, expected)
-        assert pq.read_metadata(repo / "data" / "shops.parquet").num_rows == 300 + len(expected)
+        assert written == [len(expected)]
 
     def test_a_batch_size_of_the_users_is_kept(self, open_repo: Open) -> None:
-        store = open_repo()
-        config = store.config
-        assert compute_engine._written_by_batch(config).offline_store is config.offline_store
+        config = open_repo().config
+        assert compute_engine._written_by_batch(config).offline_store == config.offline_store
         config.materialization_config.online_write_batch_size = 5
         assert compute_engine._written_by_batch(config) is config
 
@@ -493,62 +509,121 @@ def test_feast_finds_the_engine_by_its_name_alone(open_repo: Open) -> None:
     assert type(again.provider.batch_engine) is ProvenderEngine  # type: ignore[attr-defined]
 
 
-MATERIALIZE = """
-import sys
+FORKS = """
+import os, signal, sys, time
 from datetime import datetime
 from feast import FeatureStore
-store = FeatureStore(repo_path=sys.argv[1])
-print("ready", flush=True)
-store.materialize(datetime.fromisoformat(sys.argv[2]), datetime.fromisoformat(sys.argv[3]))
-print("done", flush=True)
+import provender.plugin.compute_engine, provender.plugin.offline_store
+
+def materialize(repo, start, end):
+    child = os.fork()
+    if child:
+        return child
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    store = FeatureStore(repo_path=repo)
+    store.materialize(datetime.fromisoformat(start), datetime.fromisoformat(end))
+    os._exit(0)
+
+for line in sys.stdin:
+    repo, start, end, count, kill_after = line.split()
+    children = [materialize(repo, start, end) for _ in range(int(count))]
+    if kill_after != "None":
+        time.sleep(float(kill_after))
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+    print(*[os.waitpid(child, 0)[1] for child in children], flush=True)
 """
 
 
-def materializing(store: FeatureStore, start: datetime, end: datetime) -> subprocess.Popen[str]:
-    """Another process that has its imports behind it and materializes."""
-    arguments = [str(store.repo_path), start.isoformat(), end.isoformat()]
-    process = subprocess.Popen(
-        [sys.executable, "-c", MATERIALIZE, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+class Materializer:
+    """A process that forks, with all imports behind it, for each run that may be killed."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", FORKS],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def run(
+        self,
+        store: FeatureStore,
+        start: datetime,
+        end: datetime,
+        *,
+        count: int = 1,
+        kill_after: float | None = None,
+    ) -> list[bool]:
+        """Materialize in so many processes at once; returns which came to their end."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        words = (store.repo_path, start.isoformat(), end.isoformat(), count, kill_after)
+        print(*words, file=self._process.stdin, flush=True)
+        return [status == "0" for status in self._process.stdout.readline().split()]
+
+    def close(self) -> None:
+        self._process.communicate()
 
 
-@pytest.mark.slow
+@pytest.fixture(scope="module")
+def materializer() -> Iterator[Materializer]:
+    process = Materializer()
+    yield process
+    process.close()
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_killed_at_any_time_it_leaves_old_or_new_and_can_run_again(
-    open_repo: Open, kind: str
+    open_repo: Open, kind: str, materializer: Materializer
 ) -> None:
-    store = open_repo(kind)
+    # Feast rewrites a registry file in place, so that a kill may leave an empty one.
+    sql = '{{registry_type: sql, path: "sqlite:///{repo}/data/registry.sqlite"}}'
+    store = open_repo(kind, registry=sql)
     repo = Path(store.repo_path)
-    keys = range(20_000)
-    old, new = refresh(repo, 0, keys, seed=1).tolist(), refresh(repo, 1, keys, seed=2).tolist()
-    store.apply([USER, user_view(repo)])
-    store.materialize(T - HOUR, T + HOUR)
-    days = T - HOUR, T + timedelta(days=2)
+    keys = range(5000)
+    view = user_view(repo)
+    old, new = refresh(repo, 0, keys, seed=1), refresh(repo, 1, keys, seed=2)
+    first, second = (T - HOUR, T + HOUR), (T - HOUR, T + timedelta(days=2))
 
+    def served() -> np.ndarray:
+        found = online_store.read_columns(
+            store.config, store.get_feature_view("user_transra_v1"), {"user_id": keys}
+        )
+        assert found.present.all()
+        vectors: np.ndarray = found.columns["embedding"].values
+        return vectors
+
+    online_store: Any = store.provider.online_store
+    store.apply([USER, view])
+    store.materialize(*first)
+    assert materializer.run(store, *first) == [True]
     began = time.monotonic()
-    assert materializing(store, *days).wait() == 0
+    assert materializer.run(store, *second) == [True]
     whole_run = time.monotonic() - began
-    assert served_vectors(store, keys) == new
+    assert (served() == new).all()
 
-    seen = set()
-    for _ in range(5):
-        store.teardown()  # type: ignore[no-untyped-call]
-        store = FeatureStore(repo_path=str(repo))
-        store.apply([USER, user_view(repo)])
-        store.materialize(T - HOUR, T + HOUR)
-        process = materializing(store, *days)
-        time.sleep(random.random() * whole_run)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        served = served_vectors(store, keys)
-        assert served in (old, new)
-        seen.add(served == old)
-        store.materialize(*days)
-        assert served_vectors(store, keys) == new
-    assert True in seen, "never killed before its end"
+    left = set()
+    for turn in range(6):
+        online_store.update(store.config, [view], [], [], [], partial=True)
+        online_store.update(store.config, [], [view], [], [], partial=True)
+        store.materialize(*first)
+        materializer.run(store, *second, kill_after=whole_run * (turn + random.random()) / 6)
+        left.add((served() == old).all() or ((served() == new).all() and "new"))
+        store.materialize(*second)
+        assert (served() == new).all()
+    assert left <= {True, "new"}, "old and new vectors mixed"
+    assert True in left, "never killed before its end"
+
+
+def test_a_second_run_at_the_same_time_is_refused_or_waits(
+    open_repo: Open, materializer: Materializer
+) -> None:
+    store = open_repo()
+    rows = shop_rows()
+    store.apply([SHOP, shop_view(shop_source(Path(store.repo_path), rows))])
+    window = T, T + 60 * HOUR
+    ended = materializer.run(store, *window, count=3)
+    assert any(ended)
+    assert_serves(store, newest(rows, *window))
