@@ -26,6 +26,8 @@ Cursor = Any
 #: A broken connection, or a deadlock: the transaction did nothing and can be run again.
 _ATTEMPTS = 3
 _DEADLOCKS = ("40P01", "40001", 1213, 1205)
+#: SQLSTATE classes of connections that a server has ended.
+_ENDED = ("08", "57P")
 
 
 class OnlineDatabase:
@@ -183,12 +185,15 @@ class OnlineDatabase:
             return run()
 
     def _may_pass(self, error: Exception) -> bool:
-        code = getattr(error, "sqlstate", None) or next(iter(error.args), None)
-        return code in _DEADLOCKS or self._is_disconnect(error)
-
-    def _is_disconnect(self, error: Exception) -> bool:
+        state = getattr(error, "sqlstate", None)
+        if (state or next(iter(error.args), None)) in _DEADLOCKS:
+            return True
         dialect: Any = self.engine.dialect
-        return bool(dialect.is_disconnect(error, None, None))
+        ended = state is not None and state.startswith(_ENDED)
+        if ended or dialect.is_disconnect(error, None, None):
+            self.dispose()  # What ended one connection has most likely ended them all.
+            return True
+        return False
 
     def _with_cursor(self, run: Callable[[Cursor], Answer]) -> Answer:
         with self._cursor() as cursor:
