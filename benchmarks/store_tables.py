@@ -51,7 +51,8 @@ def _goal(title: str, goal: Told) -> str:
 
 def _figures(works: Told) -> str:
     lines = [
-        "| work | store | wall s | CPU s | peak MiB | of it own | a request: p50, p99, CPU ms | runs | x a copy |",
+        "| work | store | wall s | CPU s | peak MiB | of it own "
+        "| a request: p50, p99, CPU ms | runs | x a copy |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for work in works.values():
