@@ -34,6 +34,7 @@ from provender.plugin import compute_engine, databases
 from provender.plugin.compute_engine import ProvenderEngine
 from provender.plugin.embedding_view import embedding_view, spec_of
 from provender.plugin.errors import ProvenderError
+from provender.plugin.hot_snapshot import open_hot
 from provender.plugin.manifest import RunInfo
 from provender.plugin.offline_store import ProvenderOfflineStore
 from provender.plugin.snapshot import write_snapshot
@@ -352,6 +353,36 @@ def test_a_push_is_not_undone_by_older_files(open_repo: Open) -> None:
     store.materialize(T, T + 60 * HOUR)
     expected = newest(pd.concat([rows, late]), T, T + 90 * HOUR)
     assert_serves(store, expected)
+
+
+def test_the_hot_snapshot_follows_materialize_and_push(open_repo: Open) -> None:
+    repo = Path(open_repo().repo_path)
+    settings = repo / "feature_store.yaml"
+    settings.write_text(settings.read_text().replace('online.db"', 'online.db", hot: data/hot'))
+    store = FeatureStore(repo_path=str(repo))
+    hot = repo / "data" / "hot" / f"{store.project}_user_transra_v1"
+    first, second = refresh(repo, 0, range(10), seed=1), refresh(repo, 1, range(5, 15), seed=2)
+    store.apply([USER, user_view(repo)])
+    assert open_hot(hot) is None
+    store.materialize(T - HOUR, T + HOUR)
+    snapshot = open_hot(hot)
+    assert snapshot is not None
+    assert (snapshot.read(range(10)).vectors == first).all()
+    store.materialize_incremental(T + timedelta(days=2))
+    snapshot = open_hot(hot)
+    assert snapshot is not None
+    assert (snapshot.read(range(15)).vectors == np.concatenate([first[:5], second])).all()
+
+    late = T + timedelta(days=3)
+    row = {"user_id": [3], "event_timestamp": [late], "created_timestamp": [late]}
+    pushed = pd.DataFrame({**row, "embedding": [[1.0] * 8]})
+    store.write_to_online_store("user_transra_v1", pushed)
+    assert open_hot(hot) is None
+    assert served_vectors(store, range(3, 5)) == [[1.0] * 8, first[4].tolist()]
+    store.materialize(T - HOUR, T + timedelta(days=2))
+    snapshot = open_hot(hot)
+    assert snapshot is not None
+    assert snapshot.read([3, 4]).vectors.tolist() == [[1.0] * 8, first[4].tolist()]
 
 
 def test_progress_counts_the_rows(open_repo: Open) -> None:
