@@ -29,9 +29,7 @@ def folder_of(online: OnlineWorld) -> Path:
     return online.root / "data" / "hot" / f"{online.project}_pin_test_v1"
 
 
-def read(
-    online: OnlineWorld, config: RepoConfig, view: Any, keys: list[Any], **options: Any
-) -> Any:
+def read(world: OnlineWorld, config: RepoConfig, view: Any, keys: list[Any], **how: Any) -> Any:
     rows = world.store.read_columns(config, view, {"pin_id": keys}, **how)
     return rows, rows.columns["embedding"].values.tolist()
 

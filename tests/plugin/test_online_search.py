@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from feast.filter_models import ComparisonFilter, CompoundFilter
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.types import Array, Bool, Float32, Int64, String
+from feast.types import Array, Bool, FeastType, Float32, Int64, String
 
 from provender.plugin.errors import FetchError
 from tests.plugin.online_world import (
@@ -69,7 +69,12 @@ def test_the_nearest_are_those_of_a_full_sort(
 
 
 def filtered_view(online: OnlineWorld) -> Any:
-    kinds = {"vector": Array(Float32), "age": Int64, "name": String, "good": Bool}
+    kinds: dict[str, FeastType] = {
+        "vector": Array(Float32),
+        "age": Int64,
+        "name": String,
+        "good": Bool,
+    }
     view = plain_view("filtered", kinds)
     online.apply(view)
     batch = pa.record_batch(
