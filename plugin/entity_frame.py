@@ -44,6 +44,7 @@ class EntityFrame:
         else:
             file = _open(source)
             self.schema, self.rows = file.schema_arrow.remove_metadata(), file.metadata.num_rows
+        _refuse_twice(self.schema.names)
         self.time_column = _time_column(self.schema)
 
     def batches(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
@@ -89,12 +90,10 @@ class FrameReader:
         self._folder: Path | None = None
 
     def __enter__(self) -> EntityFrame:
-        given = self._given
-        if isinstance(given, pd.DataFrame):
-            return EntityFrame(_from_pandas(given))
+        given = held(self._given)
         if isinstance(given, pa.Table):
             return EntityFrame(given)
-        if isinstance(given, Path) or given.strip().endswith(_PARQUET):
+        if isinstance(given, Path) or (isinstance(given, str) and _is_path(given)):
             return EntityFrame(Path(given))
         if isinstance(given, str):
             self._folder = Path(tempfile.mkdtemp(prefix="provender-"))
@@ -111,7 +110,21 @@ class FrameReader:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def held(given: Frame) -> Frame:
+    """Return a data frame as the Arrow table it becomes, checked; other frames as they are."""
+    if isinstance(given, pd.DataFrame):
+        given = _from_pandas(given)
+    if isinstance(given, pa.Table):
+        EntityFrame(given)
+    return given
+
+
+def _is_path(text: str) -> bool:
+    return text.strip().endswith(_PARQUET)
+
+
 def _from_pandas(frame: pd.DataFrame) -> pa.Table:
+    _refuse_twice(list(map(str, frame.columns)))
     times = frame.get(TIME_COLUMN)
     if times is not None and (
         pd.api.types.is_object_dtype(times) or pd.api.types.is_string_dtype(times)
@@ -177,6 +190,17 @@ def _read(file: pq.ParquetFile, rows: int, columns: Sequence[str] | None) -> Ite
             held = table.slice(rows).to_batches()
     if count:
         yield pa.Table.from_batches(held)
+
+
+def _refuse_twice(names: list[str]) -> None:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise EntityFrameError(
+            f"entity frame, column {twice[0]}",
+            found=f"{names.count(twice[0])} columns of this name",
+            expected="each name once",
+            remedy="Rename or drop one.",
+        )
 
 
 def _time_column(schema: pa.Schema) -> str:

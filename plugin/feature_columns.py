@@ -25,6 +25,7 @@ class FeatureColumn(Protocol):
     """The used values of one feature; ``width`` floats each if they are vectors, else 1."""
 
     width: int
+    is_vector: bool
 
     def take(self, positions: Positions, dim: int | None) -> pa.Array:
         """Return the values at positions, null at MISSING; of vectors their first floats."""
@@ -32,6 +33,8 @@ class FeatureColumn(Protocol):
 
 class ValueColumn:
     """Values of any type."""
+
+    is_vector = False
 
     def __init__(self, values: pa.ChunkedArray) -> None:
         self.width = 1
@@ -45,6 +48,8 @@ class ValueColumn:
 
 class VectorColumn:
     """Lists of float32 that all have one length, as a matrix: a copy of rows is all they cost."""
+
+    is_vector = True
 
     def __init__(self, rows: int, dim: int, kind: pa.DataType) -> None:
         self._kind, self.width = kind, dim

@@ -164,11 +164,17 @@ def open_rows(config: RepoConfig, source: DataSource, thing: str) -> FeatureRows
         return _from_feast(config, source, thing)
     if isinstance(source.file_format, DeltaFormat):
         return DatasetRows(f"{thing} in {source.path}", delta_dataset(source, thing))
-    uri = FileSource.get_uri_for_file_path(config.repo_path, source.path)
+    uri = source_uri(source, config.repo_path)
     try:
         return ParquetRows(f"{thing} in {uri}", _dataset(source, uri))
     except (OSError, pa.ArrowException) as error:
         raise unreadable(f"{thing} in {uri}", error) from error
+
+
+def source_uri(source: FileSource, repo_path: Path | str | None) -> str:
+    """Return where a source lies: a local path, from the repo if it is relative, or a URI."""
+    path = source.path.removeprefix("file://")
+    return str(FileSource.get_uri_for_file_path(repo_path, path))
 
 
 def unreadable(thing: str, error: Exception) -> SourceError:
@@ -186,7 +192,10 @@ def _dataset(source: FileSource, uri: str) -> ds.Dataset:
         uri, source.s3_endpoint_override or "", source.resolve_credentials()
     )
     paths: str | list[str] = path
-    if filesystem is None and "://" not in path and not Path(path).exists():
+    if filesystem is None and Path(path).is_dir():
+        # By name, for pyarrow leaves out folders that begin with an underscore, as of logs.
+        paths = sorted(map(str, Path(path).rglob("*.parquet"))) or path
+    elif filesystem is None and "://" not in path and not Path(path).exists():
         paths = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
         if not paths:
             raise FileNotFoundError("no such file")

@@ -9,6 +9,7 @@ from functools import reduce
 
 import pyarrow as pa
 from feast import FeatureView, RepoConfig
+from feast.infra.offline_stores.offline_store import RetrievalMetadata
 
 from provender.plugin.embedding_view import is_embedding_view, spec_of
 from provender.plugin.entity_frame import EntityFrame, Frame, FrameReader
@@ -69,10 +70,11 @@ class HistoricalRetrieval:
         requests = self._wanted.requests(options)
         with FrameReader(self._entities) as frame:
             joins = [view_join(self._config, request) for request in requests]
-            fields = _fields(frame, requests, joins, options)
+            _refuse_twice(_fields(frame, requests, joins, options))
             window = _window(frame)
             for join in joins:
                 join.prepare(frame, window)
+            fields = _fields(frame, requests, joins, options)
             start = 0
             rows = min(rows, _MOST_FLOATS // max(1, *(join.width for join in joins)))
             for table in frame.batches(rows):
@@ -81,10 +83,18 @@ class HistoricalRetrieval:
             if not start:
                 yield pa.RecordBatch.from_pylist([], schema=pa.schema(fields))
 
-    def span(self, frame: EntityFrame) -> tuple[datetime, datetime]:
-        """Return the times of the first and the last entity row."""
-        first, last = _window(frame)
-        return _datetime(min(first, last)), _datetime(last)
+    def metadata(
+        self, references: list[str], span: tuple[datetime, datetime] | None
+    ) -> RetrievalMetadata:
+        """Return what is asked for, and the times of the first and the last row.
+
+        Args:
+            span: the times, where they were given instead of an entity frame.
+        """
+        with FrameReader(self._entities) as frame:
+            names = [name for name in frame.schema.names if name != frame.time_column]
+            first, last = span or map(_datetime, _window(frame))
+        return RetrievalMetadata(references, names, min(first, last), last)
 
 
 def _joined(
@@ -117,6 +127,10 @@ def _fields(
     if options.event_times:
         names = [f"{_label(request.view)}__event_timestamp" for request in requests]
         fields.extend(pa.field(name, _TIME_TYPE) for name in names)
+    return [field.with_nullable(True) for field in fields]
+
+
+def _refuse_twice(fields: Sequence[pa.Field]) -> None:
     names = [field.name for field in fields]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
@@ -126,7 +140,6 @@ def _fields(
             expected="a name for each",
             remedy="Ask with full_feature_names=True, or rename the column of the entity frame.",
         )
-    return [field.with_nullable(True) for field in fields]
 
 
 def _window(frame: EntityFrame) -> Window:

@@ -15,6 +15,7 @@ Ranks = npt.NDArray[np.int64]
 
 #: The rank of a key that is null or not known.
 NO_RANK = -1
+_LARGEST = pa.scalar(2**63 - 1, pa.uint64())
 
 
 class KeyIndex:
@@ -64,7 +65,8 @@ def normalized(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Return a key column in the one form in which equal keys are equal.
 
     Integers of every width become int64, and so do floats, which pandas makes of integers with
-    nulls: NaN and fractions are no key. Text becomes string, times nanoseconds.
+    nulls: NaN and fractions are no key. Text becomes string, times nanoseconds. A column of
+    nulls alone stays without a type.
     """
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
@@ -73,7 +75,10 @@ def normalized(column: pa.Array | pa.ChunkedArray) -> pa.Array:
         return normalized(column.cast(kind.value_type))
     if pa.types.is_floating(kind):
         return _from_floats(column)
-    if pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind):
+    if pa.types.is_uint64(kind):
+        # No key that is kept as int64 is that large.
+        return pc.if_else(pc.less_equal(column, _LARGEST), column, None).cast(pa.int64())
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         return column.cast(pa.int64())
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         missing = pc.is_null(column).to_numpy(zero_copy_only=False)
@@ -93,7 +98,7 @@ def _from_floats(column: pa.Array) -> pa.Array:
 
 
 def _ranks_in(values: pa.Array, column: pa.Array) -> Ranks:
-    if pa.types.is_null(values.type):
+    if pa.types.is_null(values.type) or pa.types.is_null(column.type):
         return np.full(len(column), NO_RANK, np.int64)
     found = pc.index_in(column, value_set=values, skip_nulls=True)
     return _filled(found)

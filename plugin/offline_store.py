@@ -19,15 +19,16 @@ import pandas as pd
 import pyarrow as pa
 from feast import FeatureView, OnDemandFeatureView, RepoConfig
 from feast.data_source import DataSource
+from feast.feature_logging import LoggingConfig, LoggingSource
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
-from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
+from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.utils import compute_non_entity_date_range
 
-from provender.plugin.entity_frame import FrameReader
+from provender.plugin.entity_frame import held
 from provender.plugin.historical_retrieval import HistoricalRetrieval, Wanted
 from provender.plugin.known_entities import known_entities
-from provender.plugin.offline_write import append_rows
+from provender.plugin.offline_write import append_rows, write_logs
 from provender.plugin.retrieval_job import ProvenderRetrievalJob
 from provender.plugin.source_pull import Pull, pull
 
@@ -76,10 +77,7 @@ class ProvenderOfflineStore(DuckDBOfflineStore):
         wanted = Wanted(
             feature_views, feature_refs, full_feature_names, filter_by_created_timestamp
         )
-        retrieval = HistoricalRetrieval(config, entity_df, wanted)
-        with FrameReader(entity_df) as frame:
-            names = [name for name in frame.schema.names if name != frame.time_column]
-            first, last = span or retrieval.span(frame)
+        retrieval = HistoricalRetrieval(config, held(entity_df), wanted)
         return ProvenderRetrievalJob(
             retrieval.batches,
             repo_path=str(config.repo_path),
@@ -87,7 +85,7 @@ class ProvenderOfflineStore(DuckDBOfflineStore):
             on_demand_feature_views=OnDemandFeatureView.get_requested_odfvs(
                 feature_refs, project, registry
             ),
-            metadata=RetrievalMetadata(feature_refs, names, first, last),
+            metadata=lambda: retrieval.metadata(feature_refs, span),
         )
 
     @staticmethod
@@ -123,6 +121,17 @@ class ProvenderOfflineStore(DuckDBOfflineStore):
             join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column
         )
         return pull(config, data_source, columns, start_date, end_date, latest=False)
+
+    @staticmethod
+    def write_logged_features(
+        config: RepoConfig,
+        data: pa.Table | Path,
+        source: LoggingSource,
+        logging_config: LoggingConfig,
+        registry: BaseRegistry,
+    ) -> None:
+        """Add a feature service's logs to the folder that its logging names."""
+        write_logs(config, data, logging_config.destination)
 
     @staticmethod
     def offline_write_batch(

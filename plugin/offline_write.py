@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,16 +12,19 @@ from pathlib import Path
 from typing import TypeGuard
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from feast import FeatureView, FileSource, RepoConfig
 from feast.data_format import DeltaFormat, ParquetFormat
 from feast.data_source import DataSource
+from feast.feature_logging import LoggingDestination
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore
+from feast.infra.offline_stores.file_source import FileLoggingDestination
 
 from provender.plugin.delta_tables import write_delta
 from provender.plugin.embedding_view import is_embedding_view
 from provender.plugin.errors import SnapshotError, SourceError
-from provender.plugin.feature_rows import unreadable
+from provender.plugin.feature_rows import source_uri, unreadable
 from provender.plugin.files import whole_file
 
 
@@ -40,7 +44,7 @@ def append_rows(config: RepoConfig, view: FeatureView, table: pa.Table) -> None:
     if not _is_local_parquet(source):
         DuckDBOfflineStore.offline_write_batch(config, view, table, None)
         return
-    path = Path(FileSource.get_uri_for_file_path(config.repo_path, source.path))
+    path = Path(source_uri(source, config.repo_path))
     if has_magic(str(path)):
         raise _no_place(view, str(path))
     if path.is_dir():
@@ -51,9 +55,42 @@ def append_rows(config: RepoConfig, view: FeatureView, table: pa.Table) -> None:
 
 
 def _is_local_parquet(source: DataSource | None) -> TypeGuard[FileSource]:
-    if not isinstance(source, FileSource) or "://" in source.path:
+    if not isinstance(source, FileSource) or "://" in source.path.removeprefix("file://"):
         return False
     return isinstance(source.file_format or ParquetFormat(), ParquetFormat)
+
+
+def write_logs(config: RepoConfig, logs: pa.Table | Path, destination: LoggingDestination) -> None:
+    """Add a feature service's logs to their folder, partitioned as it says, in files of their own.
+
+    Raises SourceError: another destination than a local folder.
+    """
+    if not isinstance(destination, FileLoggingDestination) or "://" in destination.path:
+        raise SourceError(
+            "feature logging",
+            found=f"a {type(destination).__name__}",
+            expected="a FileLoggingDestination with a local path",
+            remedy="Log to a folder, and copy it from there.",
+        )
+    table = ds.dataset(logs).to_table() if isinstance(logs, Path) else logs
+    folder = Path(config.repo_path or Path()) / destination.path
+    names = destination.partition_by or []
+    parts = pa.schema([table.schema.field(name) for name in names])
+    staged = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    try:
+        ds.write_dataset(
+            table,
+            staged,
+            format="parquet",
+            partitioning=ds.partitioning(parts, flavor="hive") if names else None,
+            basename_template=f"{uuid.uuid4().hex}-{{i}}.parquet",
+        )
+        for file in staged.rglob("*.parquet"):
+            place = folder / file.relative_to(staged)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.rename(place)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _append(path: Path, view: FeatureView, table: pa.Table) -> None:

@@ -26,6 +26,7 @@ from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMeta
 from feast.saved_dataset import SavedDatasetStorage
 
 from provender.plugin.delta_tables import write_delta
+from provender.plugin.feature_rows import source_uri
 from provender.plugin.files import whole_file
 from provender.plugin.tensor_batches import TensorBatch, to_tensors
 
@@ -57,6 +58,7 @@ class ProvenderRetrievalJob(RetrievalJob):
 
     Args:
         batches: yields the result in order; every batch has the same schema.
+        metadata: called when it is asked for, since SQL has to be run to know its times.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class ProvenderRetrievalJob(RetrievalJob):
         repo_path: str,
         full_feature_names: bool = False,
         on_demand_feature_views: list[OnDemandFeatureView] | None = None,
-        metadata: RetrievalMetadata | None = None,
+        metadata: Callable[[], RetrievalMetadata] | None = None,
         options: Options | None = None,
     ) -> None:
         self._batches = batches
@@ -164,7 +166,7 @@ class ProvenderRetrievalJob(RetrievalJob):
     @property
     def metadata(self) -> RetrievalMetadata | None:
         """What was asked for, and of which times."""
-        return self._metadata
+        return self._metadata() if self._metadata else None
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
         return pa.Table.from_batches(list(self._batches(TABLE_ROWS, self._options)))
@@ -196,7 +198,7 @@ class ProvenderRetrievalJob(RetrievalJob):
 
 def _local_parquet(source: Any, repo_path: str) -> Path | None:
     """Return the one local Parquet file that a saved dataset is, if it is one."""
-    if not isinstance(source, FileSource) or "://" in source.path:
+    if not isinstance(source, FileSource) or "://" in source.path.removeprefix("file://"):
         return None
-    path = Path(FileSource.get_uri_for_file_path(repo_path, source.path))
+    path = Path(source_uri(source, repo_path))
     return path if path.suffix == ".parquet" and not path.is_dir() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
+
+#: What a vector column's field says in its metadata: how many floats each has.
+DIM = b"provender.dim"
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ def to_tensors(rows: pa.RecordBatch | pa.Table) -> TensorBatch:
     """Return the columns of some rows as tensors; see :class:`TensorBatch`."""
     columns, present, others = {}, {}, {}
     for name, column in zip(rows.schema.names, rows.columns, strict=True):
-        tensor = _tensor(column)
+        tensor = _tensor(column, rows.schema.field(name).metadata or {})
         if tensor is None:
             others[name] = (
                 column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
@@ -54,11 +58,11 @@ def to_tensors(rows: pa.RecordBatch | pa.Table) -> TensorBatch:
     return TensorBatch(columns, present, others)
 
 
-def _tensor(column: pa.Array | pa.ChunkedArray) -> Tensor | None:
+def _tensor(column: pa.Array | pa.ChunkedArray, said: Mapping[bytes, bytes]) -> Tensor | None:
     kind = column.type
     if pa.types.is_list(kind) and pa.types.is_floating(kind.value_type):
         parts = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-        return _vectors(parts)
+        return _vectors(parts, int(said.get(DIM, 0)))
     if pa.types.is_timestamp(kind):
         return _numbers(column.cast(pa.timestamp("ns", kind.tz)).cast(pa.int64()))
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
@@ -72,12 +76,17 @@ def _numbers(column: pa.Array | pa.ChunkedArray) -> Tensor:
     return _as_tensor(np.asarray(column))
 
 
-def _vectors(parts: list[pa.Array]) -> Tensor | None:
-    """Return (n, dim) float32, or None of lists that have several lengths or none at all."""
-    lengths = pc.unique(pc.list_value_length(pa.chunked_array(parts)).drop_null())
-    if len(lengths) != 1:
+def _vectors(parts: list[pa.Array], dim: int) -> Tensor | None:
+    """Return (n, dim) float32, or None of lists that have several lengths or none at all.
+
+    Where every vector is missing, only the schema knows how long they are.
+    """
+    lengths = pc.unique(pc.list_value_length(pa.chunked_array(parts)).drop_null()).to_pylist()
+    if not lengths and dim:
+        return torch.zeros(sum(map(len, parts)), dim)
+    if len(lengths) != 1 or lengths == [0]:
         return None
-    blocks = [_block(part, lengths[0].as_py()) for part in parts]
+    blocks = [_block(part, lengths[0]) for part in parts]
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 

@@ -29,6 +29,7 @@ from provender.plugin.snapshot_history import SnapshotHistory
 from provender.plugin.snapshot_source import history_of
 from provender.plugin.source_columns import SourceColumns, TimedRows
 from provender.plugin.spec import VECTOR_COLUMN
+from provender.plugin.tensor_batches import DIM
 
 #: Entity rows whose keys are looked up at once: 50 MB of them.
 _LOOKUP = 1_000_000
@@ -82,7 +83,7 @@ class ViewJoin(Protocol):
     """A view's part in a historical retrieval.
 
     Attributes:
-        fields: of its features in the result.
+        fields: of its features in the result; once it is prepared, with the dims of vectors.
         width: floats of the longest vector, known once it is prepared.
     """
 
@@ -115,8 +116,8 @@ class SnapshotJoin:
     def __init__(self, request: JoinRequest, history: SnapshotHistory) -> None:
         self._request, self._history = request, history
         self._ttl = duration(request.view.ttl)
-        self.fields = [pa.field(request.features[0][1], _VECTOR_TYPE)]
         self.width = request.dim or history.dim
+        self.fields = [_vector_field(pa.field(request.features[0][1], _VECTOR_TYPE), self.width)]
 
     def prepare(self, frame: EntityFrame, window: Window) -> None:
         """Check that the frame has the view's key."""
@@ -206,6 +207,15 @@ class TableJoin:
             self._rows, read.numbers[used], self._columns.features, vector_dim
         )
         self.width = max(column.width for column in self._loaded)
+        dim = self._request.dim
+        self.fields = [
+            _vector_field(field, dim or column.width) if column.is_vector else field
+            for field, column in zip(self.fields, self._loaded, strict=True)
+        ]
+
+
+def _vector_field(field: pa.Field, dim: int) -> pa.Field:
+    return field.with_metadata({DIM: str(dim).encode()})
 
 
 def _at(places: Positions, found: Positions) -> Positions:

@@ -570,11 +570,10 @@ def test_logged_features_come_back(
     store.write_logged_features(part / "0.parquet", service)
     store.write_logged_features(log(3, T0 + 2 * DAY), service)
 
-    assert sorted(ds.dataset(folder, partitioning="hive").to_table()["user_id"].to_pylist()) == [
-        1,
-        2,
-        3,
-    ]
+    # By name: pyarrow leaves out folders that begin with an underscore.
+    files = [str(file) for file in folder.rglob("*.parquet")]
+    logged = ds.dataset(files, partitioning="hive").to_table()
+    assert sorted(logged["user_id"].to_pylist()) == [1, 2, 3]
     provider = store._get_provider()
     job = provider.retrieve_feature_service_logs(
         service, at(T0), at(T0 + DAY), store.config, store.registry
