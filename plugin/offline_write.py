@@ -38,6 +38,9 @@ def append_rows(config: RepoConfig, view: FeatureView, table: pa.Table) -> None:
         SourceError: other columns than the source's, or a glob, which names no file to write to.
     """
     source = view.batch_source
+    # What Feast's own engine adds when it has sent the rows through pandas.
+    left = [name for name in table.column_names if name.startswith("__index_level_")]
+    table = table.drop_columns(left)
     if isinstance(source, FileSource) and isinstance(source.file_format, DeltaFormat):
         write_delta(source, table, append=True)
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -28,7 +28,10 @@ _TIME_TYPE = pa.timestamp("us", tz="UTC")
 
 @dataclass(frozen=True)
 class Pull:
-    """The columns to pull, under the source's own names, in the order of the result."""
+    """The columns to pull, under the source's own names, in the order of the result.
+
+    No feature at all stands for every other column of the source.
+    """
 
     keys: list[str]
     features: list[str]
@@ -107,6 +110,8 @@ def _vector_batch(history: SnapshotHistory, columns: Pull, located: Located) -> 
 def _from_rows(
     source: FeatureRows, columns: Pull, window: Window, latest: bool, rows: int
 ) -> Iterator[pa.RecordBatch]:
+    if not columns.features:
+        columns = _with_all_features(source, columns)
     names = SourceColumns(columns.keys, columns.features, columns.time, columns.created)
     names.check(source)
     read = names.read_times(source, window)
@@ -120,6 +125,13 @@ def _from_rows(
         empty = pa.schema([source.schema.field(name) for name in columns.names]).empty_table()
         none = _with_dummy(empty, columns, latest)
         yield pa.RecordBatch.from_pylist([], schema=none.schema)
+
+
+def _with_all_features(source: FeatureRows, columns: Pull) -> Pull:
+    """Return the same with every other column: what Feast means where it names no feature."""
+    named = {*columns.keys, columns.time, columns.created}
+    others = [name for name in source.schema.names if name not in named]
+    return replace(columns, features=others)
 
 
 def _newest(columns: SourceColumns, read: TimedRows) -> Positions:
