@@ -61,8 +61,11 @@ class TrainingError(ProvenderError):
     """Training that can't go on: a loss that is no number, an empty graph."""
 
 
-class FetchError(ProvenderError):
-    """A request for features that can't be answered."""
+class FetchError(ProvenderError, ValueError):
+    """A request for features that can't be answered.
+
+    It is a ValueError as well, which is what callers of Feast's own stores catch.
+    """
 
 
 class SimulationError(ProvenderError):

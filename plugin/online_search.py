@@ -1,52 +1,63 @@
-"""Exact nearest rows of a view, with filters on its features."""
+"""The best rows of a view: nearest to a vector, by keywords, or both, with filters."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import heapq
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 from feast.field import Field
-from feast.filter_models import ComparisonFilter, CompoundFilter
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.types import Array, Float32
+from feast.types import Array, Float32, String
 
 from provender.plugin.errors import FetchError
 from provender.plugin.nearest import nearest
 from provender.plugin.online_database import Cursor
-from provender.plugin.online_rows import EPOCH, MICROSECOND, Bools, Column
+from provender.plugin.online_keys import Keys
+from provender.plugin.online_rows import EPOCH, MICROSECOND, Column
 from provender.plugin.online_view import OnlineView
-from provender.plugin.stored_rows import FoundRows
+from provender.plugin.row_filters import Filter, filtered_features, passed
+from provender.plugin.text_search import text_ranks, words_of
 
-Filter = ComparisonFilter | CompoundFilter
 #: Rows that are scored at once.
 SCAN_ROWS = 8_192
 
-_COMPARED: dict[str, Callable[[Any, Any], Any]] = {
-    "eq": operator.eq,
-    "ne": operator.ne,
-    "gt": operator.gt,
-    "gte": operator.ge,
-    "lt": operator.lt,
-    "lte": operator.le,
-    "in": lambda value, wanted: value in wanted,
-    "nin": lambda value, wanted: value not in wanted,
-}
+
+@dataclass(frozen=True)
+class Search:
+    """What is looked for.
+
+    Attributes:
+        names: the features, or join keys, to answer with.
+        vector: the query vector, None for none.
+        k: how many rows.
+        metric: of the distances; None for the field's own, else cosine.
+        text: the query text, None for none.
+        filters: which rows count.
+    """
+
+    names: Sequence[str]
+    vector: Sequence[float] | None
+    k: int
+    metric: str | None = None
+    text: str | None = None
+    filters: Filter | None = None
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One of the nearest rows.
+    """One of the best rows.
 
     Attributes:
         time: its event time.
         entity: its key.
-        values: the requested features, the vector and the "distance".
-        vector: the name of the vector feature.
+        values: what was asked for, the "distance" or "text_rank", and with a query vector the
+            view's vector.
+        vector: the name of the vector feature; empty without a query vector.
     """
 
     time: datetime
@@ -55,94 +66,156 @@ class Hit:
     vector: str
 
 
-def nearest_rows(
-    online: OnlineView,
-    names: Sequence[str],
-    query: Sequence[float] | None,
-    k: int,
-    metric: str | None = None,
-    text: str | None = None,
-    filters: Filter | None = None,
-) -> list[Hit]:
-    """The k nearest of the rows that pass the filters, the nearest first.
+def search_rows(online: OnlineView, search: Search) -> list[Hit]:
+    """The best rows, the best first, all from one state of the table.
 
     Raises FetchError: a request that can't be answered.
     """
-    if text is not None:
-        raise _refused(online, "a query_string", "an embedding: there is no text search")
-    if query is None:
-        raise _refused(online, "no embedding", "one")
-    field = _vector_field(online)
-    metric = metric or field.vector_search_metric or "cosine"
-    wanted = list(dict.fromkeys([*(names or ()), field.name]))
-    filtered = sorted(_features(filters))
-    known = [slot.name for slot in online.layout.slots]
-    strange = [name for name in [*wanted, *filtered] if name not in known]
-    if strange:
-        raise _refused(online, f"the features {', '.join(strange)}", f"of {', '.join(known)}")
+    if search.vector is None and search.text is None:
+        raise _refused(online, "neither an embedding nor a query_string", "one of them")
+    field = None if search.vector is None else _vector_field(online)
+    _check_names(online, search)
 
-    def search(cursor: Cursor) -> list[Hit]:
+    def run(cursor: Cursor) -> list[Hit]:
         with online.database.snapshot(cursor):
-            scanned = _scanned(online, cursor, field.name, filters, filtered)
-            best = nearest(np.asarray(query, dtype=np.float64), scanned, k, metric)
-            if not best.keys:
-                return []
-            keys = np.array(best.keys, dtype=np.int64) if online.table.integer else best.keys
-            _, found = online.find_by(cursor, keys)
-            return _hits(online, keys, found, wanted, field.name, best.distances.tolist())
+            best = _best(online, cursor, search, field)
+            return _hits(online, cursor, search, "" if field is None else field.name, best)
 
-    return online.database.read(online.thing, search)
+    return online.database.read(online.thing, run)
+
+
+def _best(
+    online: OnlineView, cursor: Cursor, search: Search, field: Field | None
+) -> list[tuple[Any, dict[str, float]]]:
+    """Keys and scores: by rank of text, then by distance."""
+    scores: dict[Any, dict[str, float]] = {}
+    if search.text is not None:
+        for rank, key in _by_text(online, cursor, search):
+            scores.setdefault(key, {})["text_rank"] = rank
+    if field is not None:
+        for key, far in _by_distance(online, cursor, search, field, search.k, None):
+            scores.setdefault(key, {})["distance"] = far
+        lacking = {key for key, each in scores.items() if "distance" not in each}
+        for key, far in _by_distance(online, cursor, search, field, len(lacking), lacking):
+            scores[key]["distance"] = far
+    if search.text is not None:
+        for each in scores.values():
+            each.setdefault("text_rank", 0.0)
+    ranked = sorted(
+        scores.items(),
+        key=lambda pair: (-pair[1].get("text_rank", 0.0), pair[1].get("distance", np.inf), pair[0]),
+    )
+    return ranked[: search.k]
+
+
+def _by_text(online: OnlineView, cursor: Cursor, search: Search) -> list[tuple[float, Any]]:
+    """The best ranks and keys of rows that hold all words."""
+    texts = [each.name for each in online.feature_view.features if each.dtype == String]
+    texts = [name for name in texts if name in search.names]
+    if not texts:
+        raise _refused(online, "a query_string and no string feature", "string features with it")
+    query = frozenset(words_of(search.text or ""))
+    best: list[tuple[float, Any]] = []
+    for keys, columns in _scanned(online, cursor, search, texts):
+        ranks = text_ranks(query, [columns[name].values for name in texts], len(keys))
+        found = [(float(ranks[row]), keys[row]) for row in np.flatnonzero(ranks)]
+        best = heapq.nsmallest(search.k, best + found, key=lambda pair: (-pair[0], pair[1]))
+    return best
+
+
+def _by_distance(
+    online: OnlineView,
+    cursor: Cursor,
+    search: Search,
+    field: Field,
+    k: int,
+    only: set[Any] | None,
+) -> list[tuple[Any, float]]:
+    """Keys and distances of the k nearest rows, of these keys only if there are any given."""
+    if only is not None and not only:
+        return []
+    metric = search.metric or field.vector_search_metric or "cosine"
+
+    def vectors() -> Iterator[tuple[Any, Any]]:
+        for keys, columns in _scanned(online, cursor, search, [field.name]):
+            column = columns[field.name]
+            rows = np.flatnonzero(column.valid)
+            if only is not None:
+                rows = rows[[keys[row] in only for row in rows]]
+            if len(rows):
+                yield _objects(keys)[rows], _stacked(online, column.values[rows])
+
+    found = nearest(np.asarray(search.vector, dtype=np.float64), vectors(), k, metric)
+    return list(zip(found.keys, found.distances.tolist(), strict=True))
+
+
+def _scanned(
+    online: OnlineView, cursor: Cursor, search: Search, names: Sequence[str]
+) -> Iterator[tuple[list[Any], dict[str, Column]]]:
+    """Keys and columns of the rows that pass the filters, a chunk at a time."""
+    wanted = list({*names, *filtered_features(search.filters)})
+    for keys, found in online.scan_by(cursor, SCAN_ROWS):
+        columns = online.columns(found, wanted)
+        listed = keys if isinstance(keys, list) else keys.tolist()
+        if search.filters is not None:
+            kept = passed(search.filters, columns, len(listed))
+            listed = [key for key, keep in zip(listed, kept, strict=True) if keep]
+            columns = {n: Column(c.values[kept], c.valid[kept]) for n, c in columns.items()}
+        yield listed, columns
 
 
 def _hits(
     online: OnlineView,
-    keys: Any,
-    found: FoundRows,
-    wanted: Sequence[str],
+    cursor: Cursor,
+    search: Search,
     vector: str,
-    distances: Sequence[float],
+    best: Sequence[tuple[Any, dict[str, float]]],
 ) -> list[Hit]:
+    if not best:
+        return []
+    listed = [key for key, _ in best]
+    keys: Keys = np.array(listed, dtype=np.int64) if online.table.integer else listed
+    _, found = online.find_by(cursor, keys)
+    known = {slot.name for slot in online.layout.slots}
+    names = [name for name in dict.fromkeys([*search.names, vector]) if name in known]
+    hits = []
     rows = zip(
         found.event_us.tolist(),
         online.keys.to_protos(keys),
-        online.protos(found, wanted),
-        distances,
+        online.protos(found, names),
+        best,
         strict=True,
     )
-    return [
-        Hit(EPOCH + time * MICROSECOND, entity, values | {"distance": Value(float_val=far)}, vector)
-        for time, entity, values, far in rows
-    ]
+    for time, entity, values, (_, scores) in rows:
+        joined = zip(entity.join_keys, entity.entity_values, strict=True)
+        values |= {name: value for name, value in joined if name in search.names}
+        values |= {name: Value(float_val=score) for name, score in scores.items()}
+        hits.append(Hit(EPOCH + time * MICROSECOND, entity, values, vector))
+    return hits
 
 
-def _scanned(
-    online: OnlineView,
-    cursor: Cursor,
-    vector: str,
-    filters: Filter | None,
-    filtered: Sequence[str],
-) -> Iterator[tuple[Any, Any]]:
-    """Keys and vectors of the rows that have one and pass, a chunk at a time."""
-    for keys, found in online.scan_by(cursor, SCAN_ROWS):
-        columns = online.columns(found, [vector, *filtered])
-        passed = columns[vector].valid
-        if filters is not None:
-            passed = passed & _passed(filters, columns)
-        rows = np.flatnonzero(passed)
-        if len(rows):
-            vectors = columns[vector].values[rows]
-            if vectors.dtype == object:
-                vectors = _stacked(online, vectors)
-            held = np.empty(len(keys), dtype=object)
-            held[:] = keys
-            yield (keys if isinstance(keys, np.ndarray) else held)[rows], vectors
+def _check_names(online: OnlineView, search: Search) -> None:
+    known = [slot.name for slot in online.layout.slots]
+    strange = {*search.names} - {*known, *online.keys.types}
+    strange |= filtered_features(search.filters) - {*known}
+    if strange:
+        found = f"the features {', '.join(sorted(strange))}"
+        raise _refused(online, found, f"of {', '.join(known)}")
 
 
 def _stacked(online: OnlineView, vectors: Any) -> Any:
+    if vectors.dtype != object:
+        return vectors
     lengths = {len(vector) for vector in vectors}
     if len(lengths) > 1:
         raise _refused(online, f"vectors of the lengths {sorted(lengths)}", "one length")
     return np.stack(vectors).astype(np.float32)
+
+
+def _objects(keys: Sequence[Any]) -> Any:
+    made = np.empty(len(keys), dtype=object)
+    made[:] = keys
+    return made
 
 
 def _vector_field(online: OnlineView) -> Field:
@@ -153,38 +226,6 @@ def _vector_field(online: OnlineView) -> Field:
     if len(vectors) != 1:
         raise _refused(online, f"{len(vectors)} vector features", "one, with vector_index=True")
     return vectors[0]
-
-
-def _features(filters: Filter | None) -> set[str]:
-    if filters is None:
-        return set()
-    if isinstance(filters, ComparisonFilter):
-        return {filters.key}
-    return set().union(*(_features(each) for each in filters.filters))
-
-
-def _passed(filters: Filter, columns: Mapping[str, Column]) -> Bools:
-    """(n,) bool; a null passes no comparison, and neither does a value of another type."""
-    if isinstance(filters, ComparisonFilter):
-        column = columns[filters.key]
-        compare = _COMPARED[filters.type]
-        passed = [
-            valid and _holds(compare, value, filters.value)
-            for value, valid in zip(column.values.tolist(), column.valid.tolist(), strict=True)
-        ]
-        return np.array(passed, dtype=np.bool_)
-    masks = [_passed(each, columns) for each in filters.filters]
-    if not masks:
-        return np.ones(len(next(iter(columns.values())).valid), dtype=np.bool_)
-    both = np.logical_and if filters.type == "and" else np.logical_or
-    return np.asarray(both.reduce(masks), dtype=np.bool_)
-
-
-def _holds(compare: Callable[[Any, Any], Any], value: Any, wanted: Any) -> bool:
-    try:
-        return bool(compare(value, wanted))
-    except (TypeError, ValueError):
-        return False
 
 
 def _refused(online: OnlineView, found: str, expected: str) -> FetchError:

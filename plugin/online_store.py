@@ -38,7 +38,7 @@ from provender.plugin.hot_snapshot import HotChunk, HotRows, open_hot, publish, 
 from provender.plugin.online_database import OnlineDatabase, online_url
 from provender.plugin.online_packing import Pushed, packed_batches, packed_push
 from provender.plugin.online_rows import EPOCH, MICROSECOND, Column, OnlineRows
-from provender.plugin.online_search import nearest_rows
+from provender.plugin.online_search import Search, search_rows
 from provender.plugin.online_tables import LAYOUTS, OnlineTable
 from provender.plugin.online_view import OnlineView
 from provender.plugin.spec import VECTOR_COLUMN
@@ -66,6 +66,8 @@ class ProvenderOnlineStoreConfig(FeastConfigBaseModel):
         enforce_ttl: let Feast's own reads drop rows older than their view's ttl. Off by default,
             as in Feast's SQL stores; the tensor path has `OnlineRows.fresh` instead.
         pool_size: connections kept open; as many again are opened when all are busy.
+        vector_enabled: taken for the sake of repos written for Feast's vector stores, and without
+            effect: every view with a vector can be searched.
     """
 
     type: Literal["provender.plugin.online_store.ProvenderOnlineStore"] = (
@@ -75,6 +77,7 @@ class ProvenderOnlineStoreConfig(FeastConfigBaseModel):
     hot: str | None = None
     enforce_ttl: bool = False
     pool_size: int = Field(default=8, ge=1)
+    vector_enabled: bool = True
 
 
 class ProvenderOnlineStore(OnlineStore):
@@ -315,19 +318,19 @@ class ProvenderOnlineStore(OnlineStore):
         filters: ComparisonFilter | CompoundFilter | None = None,
         include_feature_view_version_metadata: bool = False,
     ) -> list[Hit]:
-        """The k nearest rows, exactly, with their features and a "distance".
+        """The k best rows, exactly, with their features, and a "distance" or "text_rank" or both.
 
         Distances are pgvector's: less is nearer, an inner product is negative. The metric is the
-        argument, else the vector field's own, else cosine. Filters apply before ranking; a null
-        passes none.
+        argument, else the vector field's own, else cosine. A `query_string` finds the rows whose
+        requested string features hold all of its words (see :mod:`text_search`). With both, the
+        k nearest and the k best texts are ranked together, by text first. Filters apply before
+        ranking; a null passes none. A join key may be requested like a feature.
 
-        Raises FetchError: a text query, a view without one vector feature, a filter on a feature
-        that it has not, a query of another length.
+        Raises FetchError: neither query, a view without one vector feature, a feature that it has
+        not, a query of another length.
         """
-        online = self._view(config, table)
-        hits = nearest_rows(
-            online, requested_features, embedding, top_k, distance_metric, query_string, filters
-        )
+        query = Search(requested_features, embedding, top_k, distance_metric, query_string, filters)
+        hits = search_rows(self._view(config, table), query)
         return [(hit.time, hit.entity, hit.values) for hit in hits]
 
     def retrieve_online_documents(
@@ -341,7 +344,7 @@ class ProvenderOnlineStore(OnlineStore):
     ) -> list[Document]:
         """The k nearest rows: time, entity, first requested feature, vector, distance."""
         online = self._view(config, table)
-        hits = nearest_rows(online, requested_features, embedding, top_k, distance_metric)
+        hits = search_rows(online, Search(requested_features, embedding, top_k, distance_metric))
         return [
             (
                 hit.time,

@@ -144,9 +144,9 @@ def test_what_cannot_be_searched_says_so(online: OnlineWorld, tmp_path: Path) ->
 
     assert search(config, view, ["embedding"], QUERY, 3) == []
     online.load(view, vector_batch([1], VECTORS[:1]))
-    with pytest.raises(FetchError, match="query_string"):
+    with pytest.raises(FetchError, match="a query_string and no string feature"):
         search(config, view, ["embedding"], QUERY, 3, query_string="x")
-    with pytest.raises(FetchError, match="no embedding"):
+    with pytest.raises(FetchError, match="neither an embedding nor a query_string"):
         search(config, view, ["embedding"], None, 3)
     with pytest.raises(FetchError, match="0 vector features"):
         search(config, numbers, ["number"], QUERY, 3)
@@ -166,3 +166,52 @@ def test_vectors_of_several_lengths_have_no_order(online: OnlineWorld) -> None:
 
     with pytest.raises(FetchError, match=r"vectors of the lengths \[2, 3\]"):
         online.store.retrieve_online_documents_v2(online.config(), view, ["vector"], [1, 2], 3)
+
+
+TEXTS = {
+    1: "Red wool socks, RED laces",
+    2: "red",
+    3: "wool and red thread",
+    4: "blue wool",
+    5: None,
+    6: "redwool",
+}
+
+
+def test_words_are_found_and_ranked_by_their_share(online: OnlineWorld) -> None:
+    view = plain_view("texts", {"text": String, "vector": Array(Float32)})
+    online.apply(view)
+    data = [
+        (
+            pin(key),
+            {
+                "text": Value() if text is None else Value(string_val=text),
+                "vector": floats([key, 0.0]),
+            },
+            START,
+            None,
+        )
+        for key, text in TEXTS.items()
+    ]
+    config = online.config()
+    online.store.online_write_batch(config, view, data, None)
+
+    def found(text: str, query: list[float] | None = None, k: int = 9) -> list[tuple[Any, ...]]:
+        hits = online.store.retrieve_online_documents_v2(
+            config, view, ["text", "pin_id"], query, k, "L2", query_string=text
+        )
+        scores = ("text_rank", "distance")
+        return [
+            (
+                hit[2]["pin_id"].int64_val,
+                *(round(hit[2][name].float_val, 4) for name in scores if name in hit[2]),
+            )
+            for hit in hits
+            if hit[2] is not None
+        ]
+
+    assert found("wool RED") == [(1, 0.6), (3, 0.5)]
+    assert found("red") == [(2, 1.0), (1, 0.4), (3, 0.25)]
+    assert found("red", k=1) == [(2, 1.0)]
+    assert found("nothing") == found("") == []
+    assert found("red wool", [6.0, 0.0], 3) == [(1, 0.6, 5.0), (3, 0.5, 3.0), (6, 0.0, 0.0)]
