@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from feast import FeatureStore
 
 from provender.consumers.ranking_task import RankingTask
 from provender.plugin.world import World
@@ -63,7 +64,14 @@ def test_its_python_runs(beside_demo: Path, code: str) -> None:
         exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
 
 
-@pytest.mark.parametrize("text", blocks("yaml"))
+@pytest.mark.parametrize("text", [text for text in blocks("yaml") if "store:" in text])
+def test_its_feature_store_is_one(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "feature_store.yaml"
+    path.write_text(f"project: readme\nregistry: registry.db\nprovider: local\n{text}")
+    FeatureStore(str(tmp_path)).apply([])
+
+
+@pytest.mark.parametrize("text", [text for text in blocks("yaml") if "tables:" in text])
 def test_its_world_file_is_one(tmp_path: Path, text: str) -> None:
     path = tmp_path / "world.yaml"
     path.write_text(text, encoding="utf-8")
