@@ -120,7 +120,13 @@ def open_world(kind: str, tmp_path: Path) -> OnlineWorld:
 
 def vector_view(tmp_path: Path, **options: Any) -> FeatureView:
     """An embedding view of four floats by pin."""
-    given: dict[str, Any] = {"name": "pin_test", "version": 1, "entity": PIN, "dim": 4, "nested_dims": (2,)}
+    given: dict[str, Any] = {
+        "name": "pin_test",
+        "version": 1,
+        "entity": PIN,
+        "dim": 4,
+        "nested_dims": (2,),
+    }
     fixed = {"space": "s", "producer": "p", "ttl": timedelta(days=2), "snapshots": tmp_path / "s"}
     return embedding_view(**(given | fixed | options))
 
