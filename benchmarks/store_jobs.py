@@ -256,9 +256,16 @@ def floor(meter: Meter, mib: float, times: int = 1) -> dict[str, Any]:
     return {"digest": None, "output_mib": mib, "copies": times}
 
 
+def touch(meter: Meter, mib: float) -> dict[str, Any]:
+    """Use memory once: a virtual machine gets it from its host at the first touch, slowly."""
+    with meter:
+        np.ones(int(mib * MiB) // 4, np.float32)
+    return {"digest": None}
+
+
 JOBS: dict[str, Callable[..., dict[str, Any]]] = {
     job.__name__: job
-    for job in (point_in_time, lay_frame, stream, materialize, fill, drain, requests, floor)
+    for job in (point_in_time, lay_frame, stream, materialize, fill, drain, requests, floor, touch)
 }
 
 

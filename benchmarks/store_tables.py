@@ -95,14 +95,13 @@ def _growth(growth: Told) -> str:
         if "error" in series:
             lines.append(f"| {series['title']} | {series['error']} | | **missed** |")
             continue
-        points = ", ".join(
-            f"{int(size):,}: {value:.3g}" for size, value in series["medians"].items()
-        )
-        figure = series["figure"].replace("_", " ").replace("cpu", "CPU")
-        verdict = "linear or better" if series["linear_or_better"] else "**worse than linear**"
-        lines.append(
-            f"| {series['title']} | {figure}: {points} | {series['exponent']:.2f} | {verdict} |"
-        )
+        for figure, fit in series["figures"].items():
+            points = ", ".join(f"{int(size):,}: {v:.3g}" for size, v in fit["medians"].items())
+            verdict = "linear or better" if fit["linear_or_better"] else "**worse than linear**"
+            name = f"{_UNITS[figure]} in {figure.rpartition('_')[2].replace('mib', 'MiB')}"
+            lines.append(
+                f"| {series['title']} | {name}: {points} | {fit['exponent']:.2f} | {verdict} |"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -112,6 +111,7 @@ def _notes(told: Told) -> str:
     return (
         f"Medians; contestants took turns, each run in a process of its own, and the results were "
         f"compared to the bit. Peak MiB is what the work added to the resident memory after the "
-        f"imports; of it own, what is not pages of mapped files. A server's CPU and memory are "
+        f"imports; of it own, what is not pages of mapped files. The machine's memory "
+        f"was touched once before. A server's CPU and memory are "
         f"not counted. {told['machine']}; Python {told['python']}; {versions}. {settings}.\n"
     )

@@ -94,23 +94,27 @@ def reached(goal: Goal, medians: dict[str, Told]) -> Told:
 
 
 def do_growth(context: Any, growth: Growth, scale: Scale) -> Told:
-    """Measure a figure at sizes that double; return the exponent of its growth."""
+    """Measure figures at sizes that double; return the exponents of their growth."""
     for table in growth.tables:
         table.write(scale.work)
     for job, arguments in growth.before:
         _announce(growth.name, job, measure(context, job, arguments))
-    runs: dict[int, list[float]] = {size: [] for size, _ in growth.points}
+    runs: dict[int, list[Told]] = {size: [] for size, _ in growth.points}
     for _ in range(scale.repeats):
         for size, arguments in growth.points:
             figures = figures_of(measure(context, growth.job, arguments))
             _announce(growth.name, f"{size:,}", figures)
             if "error" in figures:
                 return {"title": growth.title, "error": figures["error"]}
-            runs[size].append(figures[growth.figure])
+            runs[size].append(figures)
     for job, arguments in growth.after:
         _announce(growth.name, job, measure(context, job, arguments))
-    medians = {size: statistics.median(values) for size, values in runs.items()}
-    return {"title": growth.title, "figure": growth.figure, "medians": medians, **power(medians)}
+    medians = {size: median_of(some) for size, some in runs.items()}
+    series = {
+        name: {size: figures[name] for size, figures in medians.items()} for name in growth.figures
+    }
+    fits = {name: {"medians": values, **power(values)} for name, values in series.items()}
+    return {"title": growth.title, "figures": fits, "runs": runs}
 
 
 def power(medians: dict[int, float]) -> Told:
@@ -139,6 +143,11 @@ def _announce(work: str, who: str, told: Told) -> None:
     print(f"{work:20} {who:45} {told.get('error') or figures}", flush=True)
 
 
+def _free_mib() -> float:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable"))
+
+
 def machine() -> Told:
     packages = ("provender", "feast", "duckdb", "pyarrow", "numpy", "torch", "sqlalchemy")
     settings = {name: value for name, value in SETTINGS.items() if name != "PYTHONPATH"}
@@ -158,6 +167,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], help="these rows, again")
     parser.add_argument("--again", action="store_true", help="forget what was measured before")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--results", type=Path, help="another folder for the two files")
     parser.add_argument("--stream-rows", type=int, default=20_000_000)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -165,7 +175,7 @@ def main() -> None:
         scale = Scale(options.work, options.repeats, 20, 200_000, requests=40)
     else:
         scale = Scale(options.work, options.repeats, 1, options.stream_rows)
-    folder = options.work if options.quick else RESULTS
+    folder = options.results or (options.work if options.quick else RESULTS)
     folder.mkdir(exist_ok=True)
     if measure_all(scale, folder / "stores", set(options.only), options.again):
         sys.exit(1)
@@ -177,6 +187,7 @@ def measure_all(scale: Scale, path: Path, only: set[str], again: bool) -> list[s
     told: Told = {} if again or not file.exists() else json.loads(file.read_text())
     told = {"works": {}, "growth": {}} | told | machine()
     context = job_context()
+    _announce("", "touch", measure(context, "touch", {"mib": _free_mib() * 0.8 / scale.part}))
     doings: list[tuple[str, Work | Growth]] = [("works", work) for work in works(scale)]
     doings += [("growth", growth) for growth in growths(scale)]
     unknown = only - {doing.name for _, doing in doings}
