@@ -76,9 +76,9 @@ class OnlineDatabase:
 
     @contextmanager
     def session(self, thing: str) -> Iterator[Cursor]:
-        """A cursor of a live connection, for what can't be run twice."""
+        """A cursor of a live connection, for long work that can't be run twice."""
         self.read(thing, lambda cursor: (cursor.execute("SELECT 1"), cursor.fetchall()))
-        with self._explained(thing), self._cursor() as cursor:
+        with self._explained(thing), self._cursor() as cursor, self.dialect.long_work(cursor):
             yield cursor
 
     @contextmanager

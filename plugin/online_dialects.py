@@ -105,6 +105,11 @@ class OnlineDialect(ABC):
         row = cursor.fetchone()
         return None if row is None else str(row[0])
 
+    @contextmanager
+    def long_work(self, cursor: Any) -> Iterator[None]:
+        """Prepare a connection for going through a whole table, and bring it back."""
+        yield
+
     def loaded(self, cursor: Any) -> None:  # noqa: B027
         """Tidy up after a load."""
 
@@ -141,6 +146,8 @@ class SQLiteDialect(OnlineDialect):
     page_bytes = 16_384
     #: How long a writer waits for another. A load may take minutes.
     patience_seconds = 120
+    #: More than SQLite's own limit, which then counts: whole files, nearly always.
+    mapped_bytes = 1 << 40
     #: Below SQLite's own limit of bound values.
     most_bound = 16_384
 
@@ -148,7 +155,7 @@ class SQLiteDialect(OnlineDialect):
         """Set what SQLite forgets with each connection."""
         connection.execute(f"PRAGMA busy_timeout = {self.patience_seconds * 1000:d}")
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute(f"PRAGMA mmap_size = {1 << 40:d}")
+        connection.execute(f"PRAGMA mmap_size = {self.mapped_bytes:d}")
         connection.execute(f"PRAGMA journal_size_limit = {64 << 20:d}")
 
     def prepare(self, cursor: Any) -> None:
@@ -192,6 +199,15 @@ class SQLiteDialect(OnlineDialect):
     def is_missing_table(self, error: Exception) -> bool:
         """SQLite has a sentence for it."""
         return "no such table" in str(error)
+
+    @contextmanager
+    def long_work(self, cursor: Any) -> Iterator[None]:
+        """Read without mapping, which would show the whole file as the process's memory."""
+        cursor.execute("PRAGMA mmap_size = 0")
+        try:
+            yield
+        finally:
+            cursor.execute(f"PRAGMA mmap_size = {self.mapped_bytes:d}")
 
     def loaded(self, cursor: Any) -> None:
         """Move the log into the file, where readers have it mapped."""
