@@ -110,11 +110,11 @@ class OnlineDatabase:
         """Create the tables that are not there, and the one of layouts."""
 
         def run(cursor: Cursor) -> None:
-            self.dialect.prepare(cursor)
-            cursor.execute(self._ddl(CreateTable(layouts_definition(), if_not_exists=True)))
-            for table in tables:
-                cursor.execute(self._ddl(CreateTable(table.definition, if_not_exists=True)))
-                self.dialect.created(cursor, table)
+            with self.dialect.creating(cursor):
+                cursor.execute(self._ddl(CreateTable(layouts_definition(), if_not_exists=True)))
+                for table in tables:
+                    cursor.execute(self._ddl(CreateTable(table.definition, if_not_exists=True)))
+                    self.dialect.created(cursor, table)
 
         self.read(thing, run)
 
@@ -157,10 +157,10 @@ class OnlineDatabase:
         self.dispose()
         if self.url.get_backend_name() == "sqlite" and self.url.database:
             file = Path(self.url.database)
-            for left in (file, *file.parent.glob(f"{escape(file.name)}-[ws][ah][lm]")):
-                left.unlink(missing_ok=True)
-            for left in file.parent.glob(f"{escape(file.name)}.*.loading"):
-                left.unlink(missing_ok=True)
+            ours = ("-wal", "-shm", ".creating", ".*.loading")
+            for end in ("", *ours):
+                for left in file.parent.glob(escape(file.name) + end):
+                    left.unlink(missing_ok=True)
 
     def dispose(self, *, close: bool = True) -> None:
         """Close the pool; a forked child only forgets what is its parent's."""

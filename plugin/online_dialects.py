@@ -12,7 +12,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
@@ -53,9 +52,10 @@ class OnlineDialect(ABC):
     def connected(self, connection: Any) -> None:
         """Prepare a driver's new connection."""
 
-    @abstractmethod
-    def prepare(self, cursor: Any) -> None:
-        """Prepare a database for its first table."""
+    @contextmanager
+    def creating(self, cursor: Any) -> Iterator[None]:
+        """Prepare a database for tables, and keep others from creating any meanwhile."""
+        yield
 
     def created(self, cursor: Any, table: OnlineTable) -> None:  # noqa: B027
         """Finish a table that was just created."""
@@ -158,10 +158,16 @@ class SQLiteDialect(OnlineDialect):
         connection.execute(f"PRAGMA mmap_size = {self.mapped_bytes:d}")
         connection.execute(f"PRAGMA journal_size_limit = {64 << 20:d}")
 
-    def prepare(self, cursor: Any) -> None:
-        """Choose the page size of a new file, and WAL for good."""
-        cursor.execute(f"PRAGMA page_size = {self.page_bytes:d}")
-        cursor.execute("PRAGMA journal_mode = WAL")
+    @contextmanager
+    def creating(self, cursor: Any) -> Iterator[None]:
+        """Choose the page size of a new file, and WAL for good.
+
+        Nobody may look on while a file becomes one of WAL, or SQLite gives up at once.
+        """
+        with _flocked(f"{self.engine.url.database}.creating", fcntl.LOCK_EX):
+            cursor.execute(f"PRAGMA page_size = {self.page_bytes:d}")
+            cursor.execute("PRAGMA journal_mode = WAL")
+            yield
 
     def upsert(self, cursor: Any, table: OnlineTable, rows: PackedRows) -> None:
         """Insert row by row: the statement is prepared once."""
@@ -184,17 +190,9 @@ class SQLiteDialect(OnlineDialect):
     @contextmanager
     def locked(self, cursor: Any, table: OnlineTable) -> Iterator[bool]:
         """Lock a file beside the database."""
-        place = Path(f"{self.engine.url.database}.{_digest(table.name)}.loading")
-        descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
-        finally:
-            os.close(descriptor)
+        place = f"{self.engine.url.database}.{_digest(table.name)}.loading"
+        with _flocked(place, fcntl.LOCK_EX | fcntl.LOCK_NB) as held:
+            yield held
 
     def is_missing_table(self, error: Exception) -> bool:
         """SQLite has a sentence for it."""
@@ -224,8 +222,12 @@ class PostgreSQLDialect(OnlineDialect):
         """Transactions are begun where they are needed."""
         connection.autocommit = True
 
-    def prepare(self, cursor: Any) -> None:
-        """Nothing."""
+    @contextmanager
+    def creating(self, cursor: Any) -> Iterator[None]:
+        """Two that create one table at once would collide, whatever IF NOT EXISTS says."""
+        cursor.execute("SELECT pg_advisory_lock(%s::bigint)", (_number(LAYOUTS),))
+        yield
+        cursor.execute("SELECT pg_advisory_unlock(%s::bigint)", (_number(LAYOUTS),))
 
     def created(self, cursor: Any, table: OnlineTable) -> None:
         """Keep floats from being compressed, which gains nothing."""
@@ -277,7 +279,7 @@ class PostgreSQLDialect(OnlineDialect):
     @contextmanager
     def locked(self, cursor: Any, table: OnlineTable) -> Iterator[bool]:
         """An advisory lock of the session."""
-        number = int.from_bytes(bytes.fromhex(_digest(table.name)), "little", signed=True)
+        number = _number(table.name)
         cursor.execute("SELECT pg_try_advisory_lock(%s::bigint)", (number,))
         if not cursor.fetchone()[0]:
             yield False
@@ -305,9 +307,6 @@ class MySQLDialect(OnlineDialect):
         connection.autocommit(True)
         with connection.cursor() as cursor:
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-
-    def prepare(self, cursor: Any) -> None:
-        """Nothing."""
 
     def upsert(self, cursor: Any, table: OnlineTable, rows: PackedRows) -> None:
         """Many rows a statement, as the driver puts them together."""
@@ -357,3 +356,26 @@ DIALECTS: dict[str, Callable[[sa.Engine], OnlineDialect]] = {
 
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(bytes.fromhex(_digest(text)), "little", signed=True)
+
+
+@contextmanager
+def _flocked(place: str, kind: int) -> Iterator[bool]:
+    """Hold a lock on a file, which ends with the process; yield False where it is taken."""
+    descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, kind)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            # Not by closing alone: a child that was forked meanwhile has the same lock open.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)

@@ -376,7 +376,8 @@ class ProvenderOnlineStore(OnlineStore):
         address = self._address(config)
         if address not in self._databases:
             url = online_url(config.online_store.url, config.repo_path)
-            self._databases[address] = OnlineDatabase(url, config.online_store.pool_size)
+            database = OnlineDatabase(url, config.online_store.pool_size)
+            self._databases.setdefault(address, database)  # Another thread may have been first.
         return self._databases[address]
 
     def _address(self, config: RepoConfig) -> tuple[str, Path | None]:

@@ -24,6 +24,7 @@ from tests.plugin.online_world import (
     START,
     OnlineWorld,
     floats,
+    number_view,
     open_world,
     pin,
     vector_batch,
@@ -288,3 +289,26 @@ def test_a_forked_child_has_connections_of_its_own(online: OnlineWorld, tmp_path
     assert values_of(online, view) == {1}
     os.close(reading)
     os.close(writing)
+
+
+def apply_views(world: OnlineWorld, views: list[FeatureView], barrier: Any, found: Any) -> None:
+    barrier.wait()
+    try:
+        world.apply(*views)
+        found.put("applied")
+    except BaseException as error:
+        found.put(repr(error))
+
+
+def test_several_that_apply_at_once_all_do(online: OnlineWorld) -> None:
+    views = [number_view(f"v{number}") for number in range(4)]
+    barrier, found = FORK.Barrier(5), FORK.Queue()
+    processes = [
+        FORK.Process(target=apply_views, args=(online, views, barrier, found)) for _ in range(5)
+    ]
+    for process in processes:
+        process.start()
+
+    assert [found.get(timeout=60) for _ in processes] == ["applied"] * 5
+    for process in processes:
+        process.join()
