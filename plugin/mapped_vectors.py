@@ -24,6 +24,8 @@ from provender.plugin.manifest import SnapshotFile
 Bytes = npt.NDArray[np.uint8]
 Vectors = npt.NDArray[np.float32]
 
+#: What a vector column's field says in its metadata: how many floats each has.
+DIM = b"provender.dim"
 #: Rows copied at once: their temporary copy stays in the processor's cache.
 _CHUNK = 2048
 #: Bytes copied before the mapped pages are let go: the system keeps them, and whole files need not

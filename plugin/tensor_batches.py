@@ -12,8 +12,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-#: What a vector column's field says in its metadata: how many floats each has.
-DIM = b"provender.dim"
+from provender.plugin.mapped_vectors import DIM
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,11 @@ from provender.plugin.feature_rows import Window, open_rows
 from provender.plugin.history import MISSING, History, Positions
 from provender.plugin.instants import EARLIEST, NO_INSTANT, Instants, duration
 from provender.plugin.key_index import KeyIndex, normalized
-from provender.plugin.mapped_vectors import list_array
+from provender.plugin.mapped_vectors import DIM, list_array
 from provender.plugin.snapshot_history import SnapshotHistory
 from provender.plugin.snapshot_source import history_of
 from provender.plugin.source_columns import SourceColumns, TimedRows
 from provender.plugin.spec import VECTOR_COLUMN
-from provender.plugin.tensor_batches import DIM
 
 #: Entity rows whose keys are looked up at once: 50 MB of them.
 _LOOKUP = 1_000_000

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from feast import FeatureStore
 
 from tests.plugin.online_world import DATABASES, OnlineWorld, open_world
@@ -24,13 +25,13 @@ def repo(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def open_store(repo: Path) -> Callable[..., FeatureStore]:
-    """Open the repo's store, with lines of feature_store.yaml replaced where a test asks."""
+    """Open the repo's store, with entries of feature_store.yaml replaced where a test asks."""
 
     def opened(**replaced: str) -> FeatureStore:
         path = repo / "feature_store.yaml"
-        lines = path.read_text().splitlines()
-        kept = [line for line in lines if line.split(":")[0] not in replaced]
-        path.write_text("\n".join([*kept, *(f"{key}: {value}" for key, value in replaced.items())]))
+        entries = yaml.safe_load(path.read_text())
+        entries |= {key: yaml.safe_load(value) for key, value in replaced.items()}
+        path.write_text(yaml.safe_dump(entries))
         return FeatureStore(repo_path=str(repo))
 
     return opened
