@@ -9,15 +9,25 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.schema import CreateTable, DropTable
 
 from provender.plugin.databases import shown
 from provender.plugin.errors import OnlineStoreError
-from provender.plugin.online_dialects import DIALECTS, OnlineDialect
+from provender.plugin.online_dialects import OnlineDialect
+from provender.plugin.online_mysql import MySQLDialect
+from provender.plugin.online_postgres import PostgreSQLDialect
+from provender.plugin.online_sqlite import SQLiteDialect
 from provender.plugin.online_tables import OnlineTable, layouts_definition
 from provender.plugin.packing import RowLayout
+
+DIALECTS: dict[str, Callable[[sa.Engine], OnlineDialect]] = {
+    "sqlite": SQLiteDialect,
+    "postgresql": PostgreSQLDialect,
+    "mysql": MySQLDialect,
+    "mariadb": MySQLDialect,
+}
 
 Answer = TypeVar("Answer")
 #: A driver's cursor.
@@ -34,7 +44,7 @@ class OnlineDatabase:
     """One database, for all threads of a process.
 
     Args:
-        url: from :func:`online_url`.
+        url: from :func:`online_url.online_url`.
         pool_size: connections kept open; as many again are opened when all are busy.
     """
 
@@ -256,42 +266,6 @@ class OnlineDatabase:
         if self.url.password:
             text = text.replace(str(self.url.password), "***")
         return text if len(text) <= 300 else text[:297] + "..."
-
-
-def online_url(text: str, root: Path | None) -> URL:
-    """The URL of an online store, a SQLite file made absolute from the repo.
-
-    Raises OnlineStoreError: it is none, or of no database that is supported. It is not shown where
-    it can't be read, for it may hold a password.
-    """
-    try:
-        url = make_url(text)
-        backend = url.get_backend_name()
-    except (ArgumentError, ValueError):
-        raise _refused("a url that is none (not shown: it may hold a password)") from None
-    if backend not in DIALECTS:
-        raise _refused(f"the database {backend}")
-    if backend == "postgresql" and url.drivername not in ("postgresql", "postgresql+psycopg"):
-        raise _refused(f"the driver {url.drivername}")
-    if backend == "postgresql":
-        return url.set(drivername="postgresql+psycopg")
-    if backend != "sqlite" and url.get_driver_name() not in ("pymysql", "mysqldb"):
-        raise _refused(f"the driver {url.drivername}")
-    if backend == "sqlite":
-        if not url.database or url.database == ":memory:":
-            raise _refused("SQLite in memory, which no other process could read")
-        return url.set(database=str(((root or Path()) / url.database).resolve()))
-    return url
-
-
-def _refused(found: str) -> OnlineStoreError:
-    return OnlineStoreError(
-        "online_store.url in feature_store.yaml",
-        found=found,
-        expected="sqlite:///file, postgresql+psycopg://..., mysql+pymysql://... or "
-        "mariadb+pymysql://...",
-        remedy="Correct it; special characters of a password are written as %40 and so on.",
-    )
 
 
 def _connect_args(url: URL) -> dict[str, Any]:

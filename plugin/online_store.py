@@ -12,9 +12,7 @@ PostgreSQL TEMPORARY on the database); only `feast apply` and `feast teardown` c
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -33,15 +31,14 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel
 from pydantic import Field
 
-from provender.plugin.errors import SnapshotError
-from provender.plugin.hot_snapshot import HotChunk, HotRows, open_hot, publish, withdraw
-from provender.plugin.online_database import OnlineDatabase, online_url
+from provender.plugin.online_database import OnlineDatabase
+from provender.plugin.online_hot import drop_hot, publish_hot, read_hot
 from provender.plugin.online_packing import Pushed, packed_batches, packed_push
 from provender.plugin.online_rows import EPOCH, MICROSECOND, Column, OnlineRows
 from provender.plugin.online_search import Search, search_rows
 from provender.plugin.online_tables import LAYOUTS, OnlineTable
+from provender.plugin.online_url import online_url
 from provender.plugin.online_view import OnlineView
-from provender.plugin.spec import VECTOR_COLUMN
 
 #: Feast keeps a feature service's precomputed vectors in a view that nobody applies.
 PRECOMPUTED = "__precomputed__"
@@ -49,8 +46,6 @@ PRECOMPUTED = "__precomputed__"
 Row = tuple[datetime | None, dict[str, Value] | None]
 Hit = tuple[datetime | None, EntityKey | None, dict[str, Value] | None]
 Document = tuple[datetime | None, EntityKey | None, Value | None, Value | None, Value | None]
-
-_log = logging.getLogger(__name__)
 
 
 class ProvenderOnlineStoreConfig(FeastConfigBaseModel):
@@ -137,8 +132,7 @@ class ProvenderOnlineStore(OnlineStore):
         online = self._view(config, view)
         chunks = packed_batches(online, batches, timestamp_field, created_field, progress)
         rows = online.load(chunks)
-        if online.hot is not None and online.spec is not None:
-            publish(online.hot, _hot_chunks(online), prefixes=online.spec.nested_dims)
+        publish_hot(online)
         return rows
 
     def read_columns(
@@ -167,7 +161,7 @@ class ProvenderOnlineStore(OnlineStore):
         """
         online = self._view(config, view)
         names = [slot.name for slot in online.layout.slots] if features is None else features
-        hot = self._hot_rows(online, keys, names, dim)
+        hot = read_hot(online, keys, names, dim)
         if hot is not None:
             vectors = Column(hot.vectors, hot.present)
             return OnlineRows(hot.present, hot.event_us, dict.fromkeys(names, vectors))
@@ -383,26 +377,6 @@ class ProvenderOnlineStore(OnlineStore):
     def _address(self, config: RepoConfig) -> tuple[str, Path | None]:
         return config.online_store.url, config.repo_path
 
-    def _hot_rows(
-        self,
-        online: OnlineView,
-        keys: Mapping[str, Sequence[Any] | npt.NDArray[Any]],
-        names: Sequence[str],
-        dim: int | None,
-    ) -> HotRows | None:
-        """The answer of the hot snapshot; None where the table has to be read."""
-        if online.hot is None or list(names) != [VECTOR_COLUMN] or len(keys) != 1:
-            return None
-        try:
-            snapshot = open_hot(online.hot)
-            if snapshot is None or list(keys) != list(online.keys.types):
-                return None
-            return snapshot.read(next(iter(keys.values())), dim)
-        except SnapshotError as error:  # It is a copy: the table has the same rows.
-            _log.warning("%s The hot snapshot is withdrawn and the table read.", error)
-            withdraw(online.hot)
-            return None
-
     def _expired(
         self, config: RepoConfig, view: BaseFeatureView, event_us: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_]:
@@ -414,18 +388,9 @@ class ProvenderOnlineStore(OnlineStore):
 
     def _drop(self, config: RepoConfig, views: Sequence[OnlineView]) -> None:
         for each in views:
-            if each.hot is not None:
-                withdraw(each.hot)
-                shutil.rmtree(each.hot, ignore_errors=True)
+            drop_hot(each)
         if views:
             self._database(config).drop(_thing(config), [each.table for each in views])
-
-
-def _hot_chunks(online: OnlineView) -> Iterator[HotChunk]:
-    for keys, found in online.scan(16_384):
-        (column,) = online.keys.to_columns(keys).values()
-        vectors = online.columns(found, [VECTOR_COLUMN])[VECTOR_COLUMN].values
-        yield HotChunk(column, found.event_us, vectors)
 
 
 def _root(config: RepoConfig) -> Path:
