@@ -25,10 +25,12 @@ def job_context() -> ForkServerContext:
     return context
 
 
-def measure(context: ForkServerContext, job: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the figures of one run of a job, or its error."""
+def measure(
+    context: ForkServerContext, job: str, arguments: dict[str, Any], touch: float = 0.0
+) -> dict[str, Any]:
+    """Return the figures of one run of a job, or its error; `touch` MiB are made ready for it."""
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(sender, job, arguments))
+    process = context.Process(target=_run, args=(sender, job, arguments, touch))
     process.start()
     sender.close()
     anonymous = 0.0

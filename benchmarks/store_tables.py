@@ -111,7 +111,7 @@ def _notes(told: Told) -> str:
     return (
         f"Medians; contestants took turns, each run in a process of its own, and the results were "
         f"compared to the bit. Peak MiB is what the work added to the resident memory after the "
-        f"imports; of it own, what is not pages of mapped files. The machine's memory "
-        f"was touched once before. A server's CPU and memory are "
+        f"imports; of it own, what is not pages of mapped files. The memory that a run "
+        f"takes was touched right before it. A server's CPU and memory are "
         f"not counted. {told['machine']}; Python {told['python']}; {versions}. {settings}.\n"
     )

@@ -16,12 +16,16 @@ OURS, FEAST, COPY = "provender", "Feast", "(a copy of the output)"
 
 @dataclass(frozen=True)
 class Contestant:
-    """Who does a work: a job of store_jobs.py and its arguments, as often as `runs` says."""
+    """Who does a work: a job of store_jobs.py and its arguments, as often as `runs` says.
+
+    `touch` is what it will take of memory, in MiB, roughly.
+    """
 
     label: str
     job: str
     arguments: dict[str, Any]
     runs: int
+    touch: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Growth:
     tables: Sequence[Table]
     before: Sequence[tuple[str, dict[str, Any]]] = ()
     after: Sequence[tuple[str, dict[str, Any]]] = ()
+    touch: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,8 @@ def growths(scale: Scale) -> list[Growth]:
             for size, table, rows in sizes
         ]
         tables = [table for _, table, _ in sizes]
-        return Growth(name, title, ("cpu_s", "peak_mib"), "point_in_time", points, tables)
+        figures = ("cpu_s", "peak_mib")
+        return Growth(name, title, figures, "point_in_time", points, tables, touch=2_500)
 
     rows = scale.of(200_000)
     keys = scale.of(20_000)
@@ -170,18 +176,26 @@ def _join(
     arguments = {"tables": tables, "rows": rows, "work": scale.work, **options}
     peers, runs = peer_runs or scale.repeats, scale.repeats
     output = rows * sum(options.get("prefix") or table.dim for table in tables) * 4 / MiB
+    table = tables[0]  # Of a deep history, Feast joins each row with all values before it.
+    theirs = rows * table.days * table.dim * 5 / MiB if table.deep else 4.5 * output + 1_000
     goals = [Goal(OURS, figure, factor, f"{FEAST} duckdb") for figure, factor in times.items()]
     if name.startswith("wide"):
         goals.append(Goal(OURS, "peak_mib", 1.3, most=output))
+
+    def joins(label: str, who: str, times: int, touch: float) -> Contestant:
+        return Contestant(label, "point_in_time", {"who": who, **arguments}, times, touch)
+
     shape = " and ".join(f"{t.keys:,} {t.entity}s x {t.dim} x {t.days:,}" for t in tables)
     return Work(
         name,
         f"join, {title}: {rows:,} rows with {shape}",
         tables,
         [
-            Contestant(f"{FEAST} duckdb", "point_in_time", {"who": "feast", **arguments}, peers),
-            Contestant(OURS, "point_in_time", {"who": OURS, **arguments}, runs),
-            Contestant(COPY, "floor", {"mib": output}, runs),
+            Contestant(
+                f"{FEAST} duckdb", "point_in_time", {"who": "feast", **arguments}, peers, theirs
+            ),
+            Contestant(OURS, "point_in_time", {"who": OURS, **arguments}, runs, 1.5 * output + 500),
+            Contestant(COPY, "floor", {"mib": output}, runs, output),
         ],
         goals,
     )
@@ -194,8 +208,8 @@ def _materialize(scale: Scale, database: str, times: float) -> Work:
         f"materialize {scale.pin_once.keys:,} x {scale.pin_once.dim} into {_NAMES[database]}",
         [scale.pin_once],
         [
-            Contestant(FEAST, "materialize", {"who": "feast", **arguments}, 2),
-            Contestant(OURS, "materialize", {"who": OURS, **arguments}, scale.repeats),
+            Contestant(FEAST, "materialize", {"who": "feast", **arguments}, 2, 2_500),
+            Contestant(OURS, "materialize", {"who": OURS, **arguments}, scale.repeats, 300),
             Contestant(COPY, "floor", {"mib": scale.pin_once.keys * 1024 / MiB}, 2),
         ],
         [Goal(OURS, "wall_s", times, FEAST)],
@@ -343,6 +357,7 @@ def _materialized(scale: Scale) -> Growth:
         "materialize",
         points,
         _sizes(scale),
+        touch=700,
     )
 
 

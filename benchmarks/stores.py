@@ -49,7 +49,7 @@ def do_work(context: Any, work: Work, scale: Scale) -> Told:
         for one in work.contestants:
             if turn >= one.runs or one.label in failed:
                 continue
-            figures = figures_of(measure(context, one.job, one.arguments))
+            figures = figures_of(measure(context, one.job, one.arguments, one.touch))
             _announce(work.name, one.label, figures)
             if "error" in figures:
                 failed[one.label] = figures["error"]
@@ -102,7 +102,7 @@ def do_growth(context: Any, growth: Growth, scale: Scale) -> Told:
     runs: dict[int, list[Told]] = {size: [] for size, _ in growth.points}
     for _ in range(scale.repeats):
         for size, arguments in growth.points:
-            figures = figures_of(measure(context, growth.job, arguments))
+            figures = figures_of(measure(context, growth.job, arguments, growth.touch))
             _announce(growth.name, f"{size:,}", figures)
             if "error" in figures:
                 return {"title": growth.title, "error": figures["error"]}
@@ -141,11 +141,6 @@ def _announce(work: str, who: str, told: Told) -> None:
     shown = ("wall_s", "cpu_s", "peak_mib", "anonymous_mib", "p50_ms", "p99_ms")
     figures = "  ".join(f"{name} {told[name]:.3f}" for name in shown if name in told)
     print(f"{work:20} {who:45} {told.get('error') or figures}", flush=True)
-
-
-def _free_mib() -> float:
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable"))
 
 
 def machine() -> Told:
@@ -187,7 +182,6 @@ def measure_all(scale: Scale, path: Path, only: set[str], again: bool) -> list[s
     told: Told = {} if again or not file.exists() else json.loads(file.read_text())
     told = {"works": {}, "growth": {}} | told | machine()
     context = job_context()
-    _announce("", "touch", measure(context, "touch", {"mib": _free_mib() * 0.8 / scale.part}))
     doings: list[tuple[str, Work | Growth]] = [("works", work) for work in works(scale)]
     doings += [("growth", growth) for growth in growths(scale)]
     unknown = only - {doing.name for _, doing in doings}
