@@ -107,7 +107,7 @@ class OnlineDialect(ABC):
         """Prepare a connection for going through a whole table, and bring it back."""
         yield
 
-    def loaded(self, cursor: Any) -> None:  # noqa: B027
+    def loaded(self, cursor: Any, table: OnlineTable) -> None:  # noqa: B027
         """Tidy up after a load."""
 
     @property

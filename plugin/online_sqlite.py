@@ -84,7 +84,7 @@ class SQLiteDialect(OnlineDialect):
         finally:
             cursor.execute(f"PRAGMA mmap_size = {self.mapped_bytes:d}")
 
-    def loaded(self, cursor: Any) -> None:
+    def loaded(self, cursor: Any, table: OnlineTable) -> None:
         """Move the log into the file, where readers have it mapped."""
         cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
         cursor.fetchall()

@@ -185,7 +185,7 @@ class OnlineView:
                 for layout, rows, count in chunks:
                     self._write(cursor, layout, rows, bulk=True)
                     total += count
-            database.dialect.loaded(cursor)
+            database.dialect.loaded(cursor, self.table)
         return total
 
     def register(self) -> None:
