@@ -30,7 +30,7 @@ DIM = b"provender.dim"
 _CHUNK = 2048
 #: Bytes copied before the mapped pages are let go: the system keeps them, and whole files need not
 #: count as this process's memory.
-_HELD = 16 * 2**20
+_HELD = 4 * 2**20
 
 
 class VectorFile(NamedTuple):

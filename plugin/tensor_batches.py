@@ -72,7 +72,7 @@ def _tensor(column: pa.Array | pa.ChunkedArray, said: Mapping[bytes, bytes]) -> 
 def _numbers(column: pa.Array | pa.ChunkedArray) -> Tensor:
     if column.null_count:
         column = pc.fill_null(column, False if pa.types.is_boolean(column.type) else 0)
-    return _as_tensor(np.asarray(column))
+    return torch.from_numpy(np.array(column))
 
 
 def _vectors(parts: list[pa.Array], dim: int) -> Tensor | None:
@@ -90,7 +90,10 @@ def _vectors(parts: list[pa.Array], dim: int) -> Tensor | None:
 
 
 def _block(part: pa.Array, dim: int) -> Tensor:
-    floats = _as_tensor(part.flatten().to_numpy(zero_copy_only=False)).float().reshape(-1, dim)
+    values = part.flatten()
+    # NumPy would pass Arrow's memory on as read-only, which torch does not know.
+    floats = torch.from_numpy(np.array(values)) if values.null_count else torch.from_dlpack(values)
+    floats = floats.float().reshape(-1, dim)
     if not part.null_count:
         return floats
     block = torch.zeros(len(part), dim)
@@ -101,10 +104,4 @@ def _block(part: pa.Array, dim: int) -> Tensor:
 def _valid(column: pa.Array | pa.ChunkedArray) -> Tensor:
     if not column.null_count:
         return torch.ones(len(column), dtype=torch.bool)
-    return _as_tensor(np.asarray(pc.is_valid(column)))
-
-
-def _as_tensor(array: np.ndarray[Any, Any]) -> Tensor:
-    # Arrow's memory is read-only and torch knows no such thing; nobody else writes to it.
-    array.flags.writeable = True if array.flags.owndata else array.flags.writeable
-    return torch.from_numpy(array)
+    return torch.from_numpy(np.array(pc.is_valid(column)))
