@@ -1,8 +1,8 @@
-"""The checksum of an online row: a multilinear hash over 64-bit words, all rows at once.
+"""The checksum of an online row: a multilinear hash over 32-bit words, all rows at once.
 
-h = sum over words of word * multiplier, modulo 2^64. Every multiplier is odd, so any change within
-one word changes the hash for certain; several changed words escape with a chance of about 2^-63.
-It guards against rot and mix-ups, not against an adversary.
+h = sum over words of word * multiplier, modulo 2^64, with odd multipliers of 64 bits. Any change
+within one word changes the hash for certain; changes of several, down to one sign bit each, escape
+with a chance of 2^-32 at most. It guards against rot and mix-ups, not against an adversary.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ def row_checksums(
     sizes = np.diff(offsets)
     if not len(sizes):
         return np.empty(0, dtype=np.int64)
-    words = data.view("<u8")
-    widest = int(sizes.max()) // 8
+    words = data.view("<u4").astype(np.uint64)
+    widest = int(sizes.max()) // 4
     multipliers = _multipliers(HEAD + widest)
     body = multipliers[HEAD:]
     if (sizes == sizes[0]).all():
         sums = words.reshape(len(sizes), widest) @ body
     else:
-        starts = offsets[:-1] // 8
-        places = np.arange(len(words)) - np.repeat(starts, sizes // 8)
+        starts = offsets[:-1] // 4
+        places = np.arange(len(words)) - np.repeat(starts, sizes // 4)
         sums = np.add.reduceat(words * body[places], starts)
     heads = (keys, event_us.view(np.uint64), created_us.view(np.uint64))
     for head, multiplier in zip(heads, multipliers, strict=False):

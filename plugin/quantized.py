@@ -7,7 +7,7 @@
 | int8 | 4 + dim | max over the vector of the magnitudes / 254 |
 
 int8 keeps one float32 scale a vector, max|v| / 127, and each element as the nearest multiple of
-it. tests/plugin/test_quantized.py measures both errors against these bounds.
+it. tests/plugin/test_packing.py measures both errors against these bounds.
 """
 
 from __future__ import annotations

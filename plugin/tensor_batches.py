@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from provender.plugin.mapped_vectors import DIM
 
@@ -92,7 +93,7 @@ def _vectors(parts: list[pa.Array], dim: int) -> Tensor | None:
 def _block(part: pa.Array, dim: int) -> Tensor:
     values = part.flatten()
     # NumPy would pass Arrow's memory on as read-only, which torch does not know.
-    floats = torch.from_numpy(np.array(values)) if values.null_count else torch.from_dlpack(values)
+    floats = torch.from_numpy(np.array(values)) if values.null_count else from_dlpack(values)
     floats = floats.float().reshape(-1, dim)
     if not part.null_count:
         return floats
