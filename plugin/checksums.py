@@ -47,18 +47,18 @@ def row_checksums(
         return np.empty(0, dtype=np.int64)
     words = data.view("<u4").astype(np.uint64)
     widest = int(sizes.max()) // 4
-    multipliers = _multipliers(HEAD + widest)
-    body = multipliers[HEAD:]
+    numbers = multipliers(HEAD + widest)
+    body = numbers[HEAD:]
     if (sizes == sizes[0]).all():
-        sums = words.reshape(len(sizes), widest) @ body
+        sums = np.einsum("ij,j->i", words.reshape(len(sizes), widest), body)
     else:
         starts = offsets[:-1] // 4
         places = np.arange(len(words)) - np.repeat(starts, sizes // 4)
         sums = np.add.reduceat(words * body[places], starts)
     heads = (keys, event_us.view(np.uint64), created_us.view(np.uint64))
-    for head, multiplier in zip(heads, multipliers, strict=False):
+    for head, multiplier in zip(heads, numbers, strict=False):
         sums += head * multiplier
-    sums += (np.uint64(layout << 32) ^ sizes.view(np.uint64)) * multipliers[3]
+    sums += (np.uint64(layout << 32) ^ sizes.view(np.uint64)) * numbers[3]
     return sums.view(np.int64)
 
 
@@ -70,7 +70,8 @@ def key_words(keys: Ints | Sequence[bytes]) -> Words:
     return np.fromiter(words, dtype=np.uint64, count=len(keys))
 
 
-def _multipliers(count: int) -> Words:
+def multipliers(count: int) -> Words:
+    """(count,) odd uint64 numbers; fewer are the first of more."""
     return _stream(max(1024, 1 << (count - 1).bit_length()))[:count]
 
 

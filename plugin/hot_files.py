@@ -11,7 +11,6 @@ import mmap
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from provender.plugin.checksums import multipliers
 from provender.plugin.errors import FetchError, SnapshotError
 from provender.plugin.files import sync, write_whole
 
@@ -116,14 +116,8 @@ def checksums(vectors: Vectors) -> Words:
     CRC of each row takes three times as long.
     """
     bits = vectors.view("<u4").astype(np.uint64)
-    sums: Words = np.einsum("ij,j->i", bits, _multipliers(vectors.shape[1]))
+    sums: Words = np.einsum("ij,j->i", bits, multipliers(vectors.shape[1]))
     return sums
-
-
-@lru_cache
-def _multipliers(dim: int) -> Words:
-    # The raw stream of a bit generator is the same in every version of NumPy.
-    return np.random.PCG64(20_260_310).random_raw(dim) | np.uint64(1)
 
 
 def as_integers(keys: Keys) -> Ints:

@@ -106,12 +106,12 @@ def test_ids_differ_between_layouts_and_never_change() -> None:
 def naive_checksum(key: int, event: int, created: int, layout: int, payload: bytes) -> int:
     """The definition, one word after the other."""
     state, multipliers = 0, []
-    for _ in range(4 + len(payload) // 8):
+    for _ in range(4 + len(payload) // 4):
         state = (state + 0x9E3779B97F4A7C15) % 2**64
         mixed = ((state ^ state >> 30) * 0xBF58476D1CE4E5B9) % 2**64
         mixed = ((mixed ^ mixed >> 27) * 0x94D049BB133111EB) % 2**64
         multipliers.append((mixed ^ mixed >> 31) | 1)
-    words = [int.from_bytes(payload[i : i + 8], "little") for i in range(0, len(payload), 8)]
+    words = [int.from_bytes(payload[i : i + 4], "little") for i in range(0, len(payload), 4)]
     words = [key, event, created, layout << 32 ^ len(payload), *words]
     return sum(word * m for word, m in zip(words, multipliers, strict=True)) % 2**64
 
@@ -248,3 +248,13 @@ def test_arrow_bytes_and_lists_of_bytes_pack_alike() -> None:
     ]
 
     assert packed[0] == packed[1]
+
+
+def test_the_signs_of_several_floats_do_not_cancel() -> None:
+    vector = np.arange(1, 9, dtype=np.float32)
+    turned = vector.copy()
+    turned[[1, 3]] *= -1
+
+    (kept,), (changed,) = (sums_of([1], [v.tobytes()]) for v in (vector, turned))
+
+    assert kept != changed
