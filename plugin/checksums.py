@@ -50,7 +50,7 @@ def row_checksums(
     numbers = multipliers(HEAD + widest)
     body = numbers[HEAD:]
     if (sizes == sizes[0]).all():
-        sums = np.einsum("ij,j->i", words.reshape(len(sizes), widest), body)
+        sums: Words = np.einsum("ij,j->i", words.reshape(len(sizes), widest), body)
     else:
         starts = offsets[:-1] // 4
         places = np.arange(len(words)) - np.repeat(starts, sizes // 4)
