@@ -45,12 +45,13 @@ def row_checksums(
     sizes = np.diff(offsets)
     if not len(sizes):
         return np.empty(0, dtype=np.int64)
-    words = data.view("<u4").astype(np.uint64)
+    words = data.view("<u4")
     widest = int(sizes.max()) // 4
     numbers = multipliers(HEAD + widest)
     body = numbers[HEAD:]
     if (sizes == sizes[0]).all():
-        sums: Words = np.einsum("ij,j->i", words.reshape(len(sizes), widest), body)
+        rows = words.reshape(len(sizes), widest)
+        sums: Words = np.einsum("ij,j->i", rows, body, dtype=np.uint64)
     else:
         starts = offsets[:-1] // 4
         places = np.arange(len(words)) - np.repeat(starts, sizes // 4)

@@ -115,8 +115,8 @@ def checksums(vectors: Vectors) -> Words:
     float does, and for any other damage it is the same with a probability below 2^-32; zlib's
     CRC of each row takes three times as long.
     """
-    bits = vectors.view("<u4").astype(np.uint64)
-    sums: Words = np.einsum("ij,j->i", bits, multipliers(vectors.shape[1]))
+    bits, numbers = vectors.view("<u4"), multipliers(vectors.shape[1])
+    sums: Words = np.einsum("ij,j->i", bits, numbers, dtype=np.uint64)
     return sums
 
 

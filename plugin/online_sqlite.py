@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from provender.plugin.online_dialects import OnlineDialect, digest
 from provender.plugin.online_keys import Keys
 from provender.plugin.online_tables import OnlineTable
@@ -54,13 +56,18 @@ class SQLiteDialect(OnlineDialect):
 
     def find(self, cursor: Any, table: OnlineTable, keys: Keys) -> list[FoundRow]:
         """Numbers go in one JSON array, byte strings one by one."""
-        select = f"SELECT {self._list} FROM {self.name(table.name)} WHERE {self._key} IN "
+        select = f"SELECT {self._list} FROM {self.name(table.name)}"
         if isinstance(keys, list):
             # A few lengths of the statement, so that it is found prepared.
             keys = keys + keys[-1:] * ((1 << (len(keys) - 1).bit_length()) - len(keys))
-            cursor.execute(f"{select}({'?' + ',?' * (len(keys) - 1)})", keys)
+            marks = "?" + ",?" * (len(keys) - 1)
+            cursor.execute(f"{select} WHERE {self._key} IN ({marks})", keys)
         else:
-            cursor.execute(select + "(SELECT value FROM json_each(?))", (str(keys.tolist()),))
+            # In the order of the table, and not through a set of its own as IN would be.
+            wanted = "(SELECT value AS wanted FROM json_each(?)) CROSS JOIN "
+            joined = select.replace("FROM ", f"FROM {wanted}", 1)
+            ascending = str(np.unique(keys).tolist())
+            cursor.execute(f"{joined} ON {self._key} = wanted", (ascending,))
         found: list[FoundRow] = cursor.fetchall()
         return found
 
