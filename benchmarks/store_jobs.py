@@ -13,6 +13,7 @@ import importlib
 import os
 import resource
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -217,6 +218,11 @@ def fill(
     with meter:
         for table in tables:
             store.materialize(*last_day(table), feature_views=[table.view_name])
+    file = home / "online.db"
+    if file.exists():
+        # As the end of `feast materialize` does, by closing; this process ends without.
+        with contextlib.closing(sqlite3.connect(file)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return {"digest": None}
 
 
