@@ -31,6 +31,8 @@ _CHUNK = 2048
 #: Bytes copied before the mapped pages are let go: the system keeps them, and whole files need not
 #: count as this process's memory.
 _HELD = 4 * 2**20
+#: Bytes of files up to which a stream of batches keeps them mapped: each needs them all again.
+_KEPT = 2**30
 
 
 class VectorFile(NamedTuple):
@@ -50,16 +52,22 @@ class MappedVectors:
         self._places = np.concatenate([np.empty(0, np.int64), *(file.places for file in files)])
         counts = [len(file.places) for file in files]
         self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self._size = sum(file.content.size for file in files)
 
-    def take(self, rows: Positions, dim: int | None = None) -> Vectors:
-        """Return the vectors of the given rows, or their first ``dim`` floats: (m, dim) float32."""
+    def take(self, rows: Positions, dim: int | None = None, *, again: bool = False) -> Vectors:
+        """Return the vectors of the given rows, or their first ``dim`` floats: (m, dim) float32.
+
+        Args:
+            again: more will be taken soon, so keep mapped what is not too large.
+        """
+        held = _KEPT if again and self._size <= _KEPT else _HELD
         item = np.dtype(f"V{4 * (dim or self.dim)}")
         taken = np.empty(len(rows), item)
         # In the order in which they lie: a cold disk is read forwards.
         order = np.argsort(rows)
         bounds = np.searchsorted(rows[order], self._starts)
         for file, (low, high) in zip(self._files, pairwise(bounds), strict=True):
-            _copy(file, self._places[rows[order[low:high]]], taken, order[low:high])
+            _copy(file, self._places[rows[order[low:high]]], taken, order[low:high], held)
         return taken.view(np.float32).reshape(len(rows), dim or self.dim)
 
 
@@ -95,16 +103,20 @@ def list_array(vectors: Vectors, present: npt.NDArray[np.bool_], kind: pa.DataTy
 
 
 def _copy(
-    file: VectorFile, places: Positions, taken: npt.NDArray[np.void], rows: Positions
+    file: VectorFile, places: Positions, taken: npt.NDArray[np.void], rows: Positions, most: int
 ) -> None:
-    """Copy what lies at ascending places of a file to the given rows of the result."""
+    """Copy what lies at ascending places of a file to the given rows of the result.
+
+    Pages are let go after ``most`` bytes, and at the end unless they may be kept.
+    """
     windows = _windows(file.content, taken.dtype)
     held = 0
     for start in range(0, len(rows), _CHUNK):
         part = slice(start, start + _CHUNK)
         taken[rows[part]] = windows[places[part]]
         held += len(rows[part]) * taken.itemsize
-        if file.mapping is not None and (held > _HELD or part.stop >= len(rows)):
+        ended = part.stop >= len(rows) and most < _KEPT
+        if file.mapping is not None and (held > most or ended):
             file.mapping.madvise(mmap.MADV_DONTNEED)
             held = 0
 

@@ -125,7 +125,7 @@ class ProvenderRetrievalJob(RetrievalJob):
         batches = self.stream(rows)
         first = next(batches)
         count = 0
-        with whole_file(Path(path)) as staged, pq.ParquetWriter(staged, first.schema) as writer:
+        with whole_file(Path(path)) as staged, _writer(staged, first.schema) as writer:
             for batch in chain([first], batches):
                 writer.write_batch(batch)
                 count += batch.num_rows
@@ -194,6 +194,18 @@ class ProvenderRetrievalJob(RetrievalJob):
             on_demand_feature_views=self._on_demand,
             metadata=self._metadata,
         )
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Open a Parquet file; floats of vectors do not compress, and trying costs most of the time."""
+    lists = [field for field in schema if pa.types.is_list(field.type)]
+    vectors = {field.name for field in lists if pa.types.is_floating(field.type.value_type)}
+    if not vectors:
+        return pq.ParquetWriter(path, schema)
+    leaves = [f"{f.name}.list.element" if f in lists else f.name for f in schema]
+    others = [leaf for leaf in leaves if leaf.partition(".list.")[0] not in vectors]
+    compression = {leaf: "snappy" if leaf in others else "none" for leaf in leaves}
+    return pq.ParquetWriter(path, schema, compression=compression, use_dictionary=others)
 
 
 def _local_parquet(source: Any, repo_path: str) -> Path | None:

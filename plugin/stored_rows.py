@@ -10,7 +10,7 @@ import numpy as np
 
 from provender.plugin.checksums import key_words, row_checksums
 from provender.plugin.online_keys import Keys
-from provender.plugin.packing import Bools, Ints, Payloads, RowLayout
+from provender.plugin.packing import Ints, Payloads, RowLayout
 
 #: What a query returns of a row, in this order.
 COLUMNS = ("key", "event_us", "created_us", "layout", "checksum", "payload")
@@ -151,16 +151,15 @@ def verified(rows: Sequence[FoundRow], layout_of: Callable[[int], RowLayout | No
     events = np.array(event_us, dtype=np.int64)
     created, checks = np.array(created_us, dtype=np.int64), np.array(sums, dtype=np.int64)
     groups = []
-    for number in sorted(set(ids)):
+    numbers = sorted(set(ids))
+    for number in numbers:
         layout = layout_of(number)
-        mask: Bools = np.array(ids) == number
-        whole = bool(mask.all())
-        places = np.flatnonzero(mask)
-        chosen = places.tolist()
+        whole = len(numbers) == 1  # Nearly always: rows of a former schema are soon replaced.
+        places = np.arange(len(ids)) if whole else np.flatnonzero(np.array(ids) == number)
         if layout is None:
-            raise DamagedRowError(keys[chosen[0]], f"the unknown row layout {number}")
-        held = payloads if whole else [payloads[row] for row in chosen]
-        own = keys if whole else [keys[row] for row in chosen]
+            raise DamagedRowError(keys[places[0]], f"the unknown row layout {number}")
+        held = payloads if whole else [payloads[row] for row in places]
+        own = keys if whole else [keys[row] for row in places]
         payload = Payloads.of(held)
         _check_sizes(layout, own, payload.sizes)
         packed = PackedRows(

@@ -115,12 +115,14 @@ class SnapshotJoin:
     def __init__(self, request: JoinRequest, history: SnapshotHistory) -> None:
         self._request, self._history = request, history
         self._ttl = duration(request.view.ttl)
+        self._rows = 0
         self.width = request.dim or history.dim
         self.fields = [_vector_field(pa.field(request.features[0][1], _VECTOR_TYPE), self.width)]
 
     def prepare(self, frame: EntityFrame, window: Window) -> None:
         """Check that the frame has the view's key."""
         frame.require(self._request.keys[0][1], self._request.view.name)
+        self._rows = frame.rows
 
     def join(self, batch: pa.Table, times: Instants, start: int) -> Joined:
         """As :class:`ViewJoin`."""
@@ -132,7 +134,8 @@ class SnapshotJoin:
         held = positions if present.all() else positions[present]
         event = np.full(len(positions), NO_INSTANT, np.int64)
         event[present] = self._history.event(held)
-        vectors = self._history.vectors.take(held, self._request.dim)
+        again = batch.num_rows < self._rows
+        vectors = self._history.vectors.take(held, self._request.dim, again=again)
         return [list_array(vectors, present, _VECTOR_TYPE)], event
 
 
