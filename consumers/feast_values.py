@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
 
 from provender.plugin.errors import FetchError
+from provender.plugin.online_rows import microseconds_of
 
 Answer = GetOnlineFeaturesResponse.FeatureVector
 
@@ -55,5 +56,4 @@ def numbers_of(
 def ages_of(answer: Answer, instant: datetime) -> npt.NDArray[np.int64]:
     """Microseconds from each value's event time to the request."""
     stamps = [time.seconds * 1_000_000 + time.nanos // 1000 for time in answer.event_timestamps]
-    now = (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-    return now - np.array(stamps, dtype=np.int64)
+    return microseconds_of(instant) - np.array(stamps, dtype=np.int64)

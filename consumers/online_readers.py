@@ -13,11 +13,11 @@ from feast import FeatureStore
 from provender.consumers.feast_values import Answer, ages_of, numbers_of, vectors_of
 from provender.consumers.features import Column, FeatureLayout
 from provender.plugin.errors import FetchError
+from provender.plugin.online_rows import usable
 from provender.plugin.online_store import ProvenderOnlineStore, ProvenderOnlineStoreConfig
 from provender.plugin.spec import VECTOR_COLUMN
 
 Key = int | str
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class OnlineReader(Protocol):
@@ -118,7 +118,4 @@ def _fresh(
     ttl: timedelta | None,
 ) -> Column:
     """Hold values to their ttl as the point-in-time join does: Feast's online stores do not."""
-    alive = ages >= 0
-    if ttl is not None:
-        alive &= ages <= ttl // _MICROSECOND
-    return Column(values, present & alive, ages / 1e6)
+    return Column(values, present & usable(ages, ttl), ages / 1e6)

@@ -18,13 +18,13 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import python_values_to_proto_values
 from feast.value_type import ValueType
 
+from provender.plugin.instants import NO_INSTANT, to_microseconds
 from provender.plugin.packing import Bools, Cells, Ints, RowLayout, Slot
 from provender.plugin.proto_cells import RefusedValueError, proto_cells, vector_cells
 from provender.plugin.view_layouts import numbers_slot
 
 #: Where a row has no created time: before all times.
-NEVER = np.iinfo(np.int64).min
-_PER_MICROSECOND = {"s": 1_000_000, "ms": 1_000, "us": 1}
+NEVER = NO_INSTANT
 
 
 def arrow_cells(
@@ -56,15 +56,7 @@ def microseconds(column: pa.Array) -> Ints:
 
     Finer times are rounded down. Raises TypeError for a column of anything but times.
     """
-    column = _plain(column)
-    if pa.types.is_date(column.type):
-        column = column.cast(pa.timestamp("s"))
-    if not pa.types.is_timestamp(column.type):
-        raise TypeError(str(column.type))
-    ticks: Ints = pc.fill_null(column.cast(pa.int64()), 0).to_numpy()
-    unit = column.type.unit
-    times = ticks // 1000 if unit == "ns" else ticks * _PER_MICROSECOND[unit]
-    return np.where(_valid(column), times, NEVER) if column.null_count else times
+    return to_microseconds(_plain(column))
 
 
 def _by_feast(column: pa.Array, kind: ValueType) -> Sequence[Value]:

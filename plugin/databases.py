@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +15,9 @@ import sqlalchemy
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from provender.plugin.errors import SourceError
+from provender.plugin.errors import ProvenderError, SourceError
+
+Refusal = TypeVar("Refusal", bound=ProvenderError)
 
 BATCH_ROWS = 20_000
 
@@ -99,25 +101,30 @@ def _database_errors(thing: str, address: URL) -> Iterator[None]:
     try:
         yield
     except (NoSuchModuleError, ModuleNotFoundError) as error:
-        raise SourceError(
-            f"{thing} at {shown(address)}",
-            found=str(error),
-            expected="an installed driver for this kind of database",
-            remedy="Install it, for example `pip install 'provender[postgres]'` or "
-            "`'provender[mysql]'`.",
-        ) from None
+        raise no_driver(SourceError, thing, address, error) from None
     except SQLAlchemyError as error:
         raise SourceError(
             f"{thing} at {shown(address)}",
-            found=_message(error, address),
+            found=driver_message(getattr(error, "orig", None) or error, address),
             expected="a database that answers the query",
             remedy="Start the database, or correct the url or query.",
         ) from None
 
 
-def _message(error: SQLAlchemyError, address: URL) -> str:
+def no_driver(kind: type[Refusal], thing: str, address: URL, error: Exception) -> Refusal:
+    """The error, of the given kind, for a database whose driver is not installed."""
+    return kind(
+        f"{thing} at {shown(address)}",
+        found=str(error),
+        expected="an installed driver for this kind of database",
+        remedy="Install it, for example `pip install 'provender[postgres]'` or "
+        "`'provender[mysql]'`.",
+    )
+
+
+def driver_message(error: BaseException, address: URL) -> str:
     """The driver's own words in one line without the password."""
-    text = " ".join(str(getattr(error, "orig", None) or error).split())
+    text = " ".join(str(error).split()) or type(error).__name__
     if address.password:
         text = text.replace(str(address.password), "***")
     return text if len(text) <= 300 else text[:297] + "..."

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 Instants = npt.NDArray[np.int64]
+Missing = npt.NDArray[np.bool_]
 
 #: Stands for a null time; no real instant has it.
 NO_INSTANT = int(np.iinfo(np.int64).min)
@@ -32,18 +33,17 @@ def is_time(kind: pa.DataType) -> bool:
 def to_nanoseconds(column: pa.Array | pa.ChunkedArray) -> Instants:
     """Return a column's instants, int64 (n,); times without a zone are UTC, nulls NO_INSTANT.
 
-    Raises TypeError where the column holds no times.
+    Raises TypeError, with the type, where the column holds no times.
     """
-    if pa.types.is_date(column.type):
-        column = column.cast(pa.timestamp("ms"))
-    if not pa.types.is_timestamp(column.type):
-        raise TypeError(f"a column of {column.type}, not of times")
-    missing = column.null_count > 0
-    counts = pc.fill_null(column.cast(pa.int64()), 0) if missing else column.cast(pa.int64())
-    instants = _scaled(counts.to_numpy(), _PER_UNIT[column.type.unit])
-    if missing:
-        instants = np.where(pc.is_null(column).to_numpy(zero_copy_only=False), NO_INSTANT, instants)
-    return instants
+    counts, unit, missing = _counts(column)
+    return _with_nulls(_scaled(counts, _PER_UNIT[unit]), missing)
+
+
+def to_microseconds(column: pa.Array | pa.ChunkedArray) -> Instants:
+    """Return the same in microseconds; finer times are rounded down."""
+    counts, unit, missing = _counts(column)
+    scaled = counts // 1000 if unit == "ns" else _scaled(counts, _PER_UNIT[unit] // 1000)
+    return _with_nulls(scaled, missing)
 
 
 def instant(time: datetime) -> int:
@@ -55,6 +55,24 @@ def instant(time: datetime) -> int:
 def duration(length: timedelta | None) -> int | None:
     """Return a ttl in nanoseconds; none and zero mean without limit, as in Feast."""
     return _nanoseconds(length) if length else None
+
+
+def _counts(column: pa.Array | pa.ChunkedArray) -> tuple[Instants, str, Missing | None]:
+    """Return how many of which unit each time is, and which are null, if any are."""
+    if pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("ms"))
+    if not pa.types.is_timestamp(column.type):
+        raise TypeError(str(column.type))
+    if not column.null_count:
+        return column.cast(pa.int64()).to_numpy(), column.type.unit, None
+    counts = pc.fill_null(column.cast(pa.int64()), 0).to_numpy()
+    missing = column.is_null()
+    whole = missing.combine_chunks() if isinstance(missing, pa.ChunkedArray) else missing
+    return counts, column.type.unit, whole.to_numpy(zero_copy_only=False)
+
+
+def _with_nulls(instants: Instants, missing: Missing | None) -> Instants:
+    return instants if missing is None else np.where(missing, NO_INSTANT, instants)
 
 
 def _nanoseconds(length: timedelta) -> int:

@@ -24,6 +24,8 @@ from provender.plugin.manifest import SnapshotFile
 Bytes = npt.NDArray[np.uint8]
 Vectors = npt.NDArray[np.float32]
 
+#: A column of vectors in Arrow, as the snapshots' Parquet has it.
+VECTOR_TYPE = pa.list_(pa.field("element", pa.float32()))
 #: What a vector column's field says in its metadata: how many floats each has.
 DIM = b"provender.dim"
 #: Rows copied at once: their temporary copy stays in the processor's cache.

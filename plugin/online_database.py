@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.schema import CreateTable, DropTable
 
-from provender.plugin.databases import shown
+from provender.plugin.databases import driver_message, no_driver, shown
 from provender.plugin.errors import OnlineStoreError
 from provender.plugin.online_dialects import OnlineDialect
 from provender.plugin.online_mysql import MySQLDialect
@@ -235,13 +235,7 @@ class OnlineDatabase:
         try:
             yield
         except (NoSuchModuleError, ModuleNotFoundError) as error:
-            raise OnlineStoreError(
-                f"{thing} at {shown(self.url)}",
-                found=str(error),
-                expected="an installed driver for this kind of database",
-                remedy="Install it, for example `pip install 'provender[postgres]'` or "
-                "`'provender[mysql]'`.",
-            ) from None
+            raise no_driver(OnlineStoreError, thing, self.url, error) from None
         except SQLAlchemyError as error:
             raise self._error(thing, getattr(error, "orig", None) or error) from None
         except Exception as error:
@@ -253,19 +247,13 @@ class OnlineDatabase:
         missing = isinstance(error, Exception) and self.dialect.is_missing_table(error)
         return OnlineStoreError(
             f"{thing} at {shown(self.url)}",
-            found=self._message(error),
+            found=driver_message(error, self.url),
             expected="a table of this view" if missing else "a database that answers",
             remedy="Run `feast apply`."
             if missing
             else "Mend the database or the url, then run it again: what was not finished changed "
             "nothing.",
         )
-
-    def _message(self, error: BaseException) -> str:
-        text = " ".join(str(error).split()) or type(error).__name__
-        if self.url.password:
-            text = text.replace(str(self.url.password), "***")
-        return text if len(text) <= 300 else text[:297] + "..."
 
 
 def _connect_args(url: URL) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from provender.plugin.arrow_cells import NEVER, arrow_cells, microseconds
 from provender.plugin.errors import OnlineValueError
 from provender.plugin.online_keys import Keys
-from provender.plugin.online_rows import EPOCH, MICROSECOND
+from provender.plugin.online_rows import microseconds_of
 from provender.plugin.online_view import OnlineView
 from provender.plugin.packing import Cells, Ints, RowLayout, pack
 from provender.plugin.proto_cells import RefusedValueError, pushed_cells
@@ -127,10 +127,4 @@ def _refused(view: OnlineView, found: str, expected: str) -> OnlineValueError:
 
 
 def _instants(times: Sequence[datetime | None]) -> Ints:
-    return np.array([NEVER if time is None else _microseconds(time) for time in times], np.int64)
-
-
-def _microseconds(time: datetime) -> int:
-    if time.tzinfo is None:
-        time = time.replace(tzinfo=UTC)
-    return (time - EPOCH) // MICROSECOND
+    return np.array([NEVER if time is None else microseconds_of(time) for time in times], np.int64)

@@ -74,18 +74,24 @@ class OnlineRows:
     def fresh(self, ttl: timedelta | None, now: datetime | None = None) -> Bools:
         """(n,) bool: what a point-in-time join at `now` would use.
 
-        That is: present, not from after `now`, and not older than `ttl`, both edges included.
-        A ttl of None or zero means for ever, as in Feast.
+        That is: present, and :func:`usable` then.
         """
-        ages = self._ages_us(now)
-        alive: Bools = self.present & (ages >= 0)
-        if ttl:
-            alive &= ages <= ttl // MICROSECOND
-        return alive
+        return self.present & usable(self._ages_us(now), ttl)
 
     def _ages_us(self, now: datetime | None) -> Ints:
-        instant = datetime.now(UTC) if now is None else now
-        if instant.tzinfo is None:
-            instant = instant.replace(tzinfo=UTC)
-        ages: Ints = (instant - EPOCH) // MICROSECOND - self.event_us
+        ages: Ints = microseconds_of(datetime.now(UTC) if now is None else now) - self.event_us
         return ages
+
+
+def microseconds_of(time: datetime) -> int:
+    """A time as microseconds since 1970; without a zone it is UTC."""
+    aware = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return (aware - EPOCH) // MICROSECOND
+
+
+def usable(ages_us: Ints, ttl: timedelta | None) -> Bools:
+    """(n,) bool: not from the future and not older than `ttl`, both edges included.
+
+    A ttl of None or zero means for ever, as in Feast.
+    """
+    return (ages_us >= 0) & (ages_us <= ttl // MICROSECOND) if ttl else ages_us >= 0

@@ -10,6 +10,8 @@ for batch in job.tensors():    # torch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ BATCH_ROWS = 65_536
 TABLE_ROWS = 2**20
 
 
+@dataclass(frozen=True)
 class Options:
     """What a retrieval is asked for beside Feast's own arguments.
 
@@ -44,9 +47,8 @@ class Options:
         event_times: whether each view's event time comes along.
     """
 
-    def __init__(self, dims: Mapping[str, int] | None = None, event_times: bool = False) -> None:
-        self.dims = dict(dims or {})
-        self.event_times = event_times
+    dims: Mapping[str, int] = field(default_factory=dict)
+    event_times: bool = False
 
 
 #: Makes the batches, at least one, of at most so many rows each.
@@ -75,7 +77,8 @@ class ProvenderRetrievalJob(RetrievalJob):
         self._repo_path = repo_path
         self._full_feature_names = full_feature_names
         self._on_demand = on_demand_feature_views or []
-        self._metadata = metadata
+        # Asked for again with every batch that on-demand features are computed for.
+        self._metadata = cache(metadata) if metadata else None
         self._options = options or Options()
 
     def at_dims(self, dims: Mapping[str, int]) -> ProvenderRetrievalJob:

@@ -15,14 +15,13 @@ from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from provender.plugin.feature_rows import FeatureRows, Window, open_rows
 from provender.plugin.history import MISSING, Positions
 from provender.plugin.instants import EARLIEST, LATEST, instant
-from provender.plugin.mapped_vectors import list_array
+from provender.plugin.mapped_vectors import VECTOR_TYPE, list_array
 from provender.plugin.retrieval_job import Options, ProvenderRetrievalJob
 from provender.plugin.snapshot_history import Located, SnapshotHistory
 from provender.plugin.snapshot_source import history_of
 from provender.plugin.source_columns import SourceColumns, TimedRows
 from provender.plugin.spec import SPEC_TAG, VECTOR_COLUMN, EmbeddingSpec
 
-_VECTOR_TYPE = pa.list_(pa.field("element", pa.float32()))
 _TIME_TYPE = pa.timestamp("us", tz="UTC")
 
 
@@ -99,7 +98,7 @@ def _vector_batch(history: SnapshotHistory, columns: Pull, located: Located) -> 
     vectors = history.vectors.take(positions)
     by_name = {
         columns.keys[0]: keys,
-        VECTOR_COLUMN: list_array(vectors, np.ones(len(positions), np.bool_), _VECTOR_TYPE),
+        VECTOR_COLUMN: list_array(vectors, np.ones(len(positions), np.bool_), VECTOR_TYPE),
         columns.time: _micros(history.event(positions)),
     }
     if columns.created:

@@ -24,7 +24,7 @@ from provender.plugin.feature_rows import Window, open_rows
 from provender.plugin.history import MISSING, History, Positions
 from provender.plugin.instants import EARLIEST, NO_INSTANT, Instants, duration
 from provender.plugin.key_index import KeyIndex, normalized
-from provender.plugin.mapped_vectors import DIM, list_array
+from provender.plugin.mapped_vectors import DIM, VECTOR_TYPE, list_array
 from provender.plugin.snapshot_history import SnapshotHistory
 from provender.plugin.snapshot_source import history_of
 from provender.plugin.source_columns import SourceColumns, TimedRows
@@ -32,7 +32,6 @@ from provender.plugin.spec import VECTOR_COLUMN
 
 #: Entity rows whose keys are looked up at once: 50 MB of them.
 _LOOKUP = 1_000_000
-_VECTOR_TYPE = pa.list_(pa.field("element", pa.float32()))
 
 #: A view's columns for some entity rows, and the event time of each row's value.
 Joined = tuple[list[pa.Array], Instants]
@@ -117,7 +116,7 @@ class SnapshotJoin:
         self._ttl = duration(request.view.ttl)
         self._rows = 0
         self.width = request.dim or history.dim
-        self.fields = [_vector_field(pa.field(request.features[0][1], _VECTOR_TYPE), self.width)]
+        self.fields = [_vector_field(pa.field(request.features[0][1], VECTOR_TYPE), self.width)]
 
     def prepare(self, frame: EntityFrame, window: Window) -> None:
         """Check that the frame has the view's key."""
@@ -136,7 +135,7 @@ class SnapshotJoin:
         event[present] = self._history.event(held)
         again = batch.num_rows < self._rows
         vectors = self._history.vectors.take(held, self._request.dim, again=again)
-        return [list_array(vectors, present, _VECTOR_TYPE)], event
+        return [list_array(vectors, present, VECTOR_TYPE)], event
 
 
 class TableJoin:
