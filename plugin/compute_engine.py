@@ -35,6 +35,7 @@ from feast.utils import _get_column_names
 
 from provender.plugin.online_store import ProvenderOnlineStore
 from provender.plugin.retrieval_job import BATCH_ROWS, ProvenderRetrievalJob
+from provender.plugin.snapshot_source import runs_within
 
 View = BatchFeatureView | StreamFeatureView | FeatureView
 #: More rows than any table has.
@@ -140,6 +141,7 @@ class ProvenderEngine(ComputeEngine):
                 _renamed(_batches(job), names, view),
                 timestamp_field=names.get(time, time),
                 created_field=names.get(created, created) if created else None,
+                runs=runs_within(source, task.start_time, task.end_time),
                 progress=progress,
             )
 

@@ -72,6 +72,8 @@ def embedding_view(
     dtype: str = "float32",
     space: str,
     producer: str,
+    family: str | None = None,
+    anchored_to: int | None = None,
     ttl: timedelta,
     snapshots: str | Path,
     description: str = "",
@@ -89,8 +91,12 @@ def embedding_view(
         dim: floats a vector.
         nested_dims: ascending prefixes below ``dim`` that are embeddings themselves.
         dtype: ``float32``, ``float16`` or ``int8``: how an online store may keep a value.
-        space: the vector space; views that are compared by dot product share it, versions never.
+        space: the vector space; views that are compared by dot product share it, versions only
+            where the newer is anchored to the older.
         producer: what computes it, as in the snapshots' manifests.
+        family: the views that are released together; the producer's name by default.
+        anchored_to: the older version in whose space this one was trained to stay: rankers that
+            accept it may read this one in the place of that one.
         ttl: for how long after its as-of time a vector may be used.
         snapshots: the folder of all snapshots, in which ``<name>_v<version>/`` is this view's, or
             a Parquet file or glob of your own (``*.parquet``) with the columns join key,
@@ -110,6 +116,8 @@ def embedding_view(
         dtype=dtype,
         space=space,
         producer=producer,
+        family=family,
+        anchored_to=anchored_to,
         ttl=ttl,
     )
     return FeatureView(

@@ -86,3 +86,15 @@ class OnlineValueError(ProvenderError):
 
 class LoadLockedError(ProvenderError):
     """A load of a view that another load is busy with."""
+
+
+class ReleaseError(ProvenderError):
+    """A move of a release that its gates, or its history, do not allow."""
+
+
+class ReleaseConflictError(ReleaseError):
+    """A move of a release that somebody else was faster with."""
+
+
+class DriftError(ProvenderError):
+    """A refresh that differs more from the former one than its gate allows."""

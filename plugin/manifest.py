@@ -39,6 +39,22 @@ class SnapshotFile(BaseModel):
     pages: tuple[VectorPage, ...] = ()
 
 
+class RunRecord(BaseModel):
+    """Where vectors come from: what a manifest says of its run, kept wherever they are used."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    producer: str
+    config_hash: str
+    code_version: str
+    as_of: AwareDatetime
+    window_start: AwareDatetime
+    window_end: AwareDatetime
+    parent: str | None
+    checksum: str
+
+
 class Manifest(BaseModel):
     """What one refresh of one view is. Times are UTC.
 
@@ -49,6 +65,7 @@ class Manifest(BaseModel):
         checksum: SHA-256 over keys and vectors, whatever file layout they lie in.
         metrics: the producer's own evaluation, which a release gate reads.
         parent: run id of the refresh that this one was warm-started from.
+        notes: what is to be remembered of it, such as why it was written in spite of its drift.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,7 +90,13 @@ class Manifest(BaseModel):
     checksum: str
     metrics: dict[str, float | None] = {}
     parent: str | None = None
+    notes: dict[str, str] = {}
     created_at: AwareDatetime
+
+    @property
+    def record(self) -> RunRecord:
+        """What online tables and rankers keep of it."""
+        return RunRecord(**{name: getattr(self, name) for name in RunRecord.model_fields})
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -105,6 +128,7 @@ class RunInfo:
     window_end: datetime
     metrics: dict[str, float | None] = field(default_factory=dict)
     parent: str | None = None
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 def code_version() -> str:

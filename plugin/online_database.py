@@ -21,6 +21,8 @@ from provender.plugin.online_postgres import PostgreSQLDialect
 from provender.plugin.online_sqlite import SQLiteDialect
 from provender.plugin.online_tables import OnlineTable, layouts_definition
 from provender.plugin.packing import RowLayout
+from provender.plugin.release_table import RELEASES
+from provender.plugin.table_records import NOTED, TABLES, forget_table
 
 DIALECTS: dict[str, Callable[[sa.Engine], OnlineDialect]] = {
     "sqlite": SQLiteDialect,
@@ -84,6 +86,29 @@ class OnlineDatabase:
 
         return self._attempt(thing, lambda: self._with_cursor(transact))
 
+    def execute(self, thing: str, statement: sa.Executable) -> list[sa.Row[Any]]:
+        """Run one statement of SQLAlchemy's, which commits by itself; again as :meth:`read` does.
+
+        Raises sqlalchemy's IntegrityError where a row is there already.
+        """
+
+        def run() -> list[sa.Row[Any]]:
+            try:
+                with self.engine.connect() as connection:
+                    answer = connection.execute(statement)
+                    return list(answer) if answer.returns_rows else []
+            except sa.exc.IntegrityError:
+                raise
+            except sa.exc.DBAPIError as error:
+                raise (error.orig or error) from None
+
+        return self._attempt(thing, run)
+
+    def has(self, thing: str, table: str) -> bool:
+        """Whether there is a table of that name."""
+        with self._explained(thing):
+            return sa.inspect(self.engine).has_table(table)
+
     @contextmanager
     def session(self, thing: str) -> Iterator[Cursor]:
         """A cursor of a live connection, for long work that can't be run twice."""
@@ -117,14 +142,17 @@ class OnlineDatabase:
             self._undo(cursor)
 
     def create(self, thing: str, tables: list[OnlineTable]) -> None:
-        """Create the tables that are not there, and the one of layouts."""
+        """Create the tables that are not there, and those that say what they are."""
 
         def run(cursor: Cursor) -> None:
             with self.dialect.creating(cursor):
-                cursor.execute(self._ddl(CreateTable(layouts_definition(), if_not_exists=True)))
+                for kept in (layouts_definition(), RELEASES, TABLES):
+                    cursor.execute(self._ddl(CreateTable(kept, if_not_exists=True)))
                 for table in tables:
                     cursor.execute(self._ddl(CreateTable(table.definition, if_not_exists=True)))
                     self.dialect.created(cursor, table)
+                    note = self.dialect.insert_new(TABLES.name, NOTED)
+                    cursor.execute(note, (table.name, table.project, table.view, "[]"))
 
         self.read(thing, run)
 
@@ -132,8 +160,11 @@ class OnlineDatabase:
         """Drop the tables that are there."""
 
         def run(cursor: Cursor) -> None:
+            noted = self.has(thing, TABLES.name)
             for table in tables:
                 cursor.execute(self._ddl(DropTable(table.definition, if_exists=True)))
+                if noted:
+                    forget_table(cursor, self.dialect.placeholder, table.name)
 
         self.read(thing, run)
 
@@ -236,6 +267,8 @@ class OnlineDatabase:
             yield
         except (NoSuchModuleError, ModuleNotFoundError) as error:
             raise no_driver(OnlineStoreError, thing, self.url, error) from None
+        except sa.exc.IntegrityError:
+            raise
         except SQLAlchemyError as error:
             raise self._error(thing, getattr(error, "orig", None) or error) from None
         except Exception as error:

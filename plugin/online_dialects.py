@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -93,7 +93,13 @@ class OnlineDialect(ABC):
         """Note what a layout's id stands for, if it is not yet."""
         found = self.find_layout(cursor, layout)
         if found is None:
-            cursor.execute(self._insert_layout(), (layout, description))
+            cursor.execute(self.insert_new(LAYOUTS, ("id", "description")), (layout, description))
+
+    def insert_new(self, table: str, columns: Sequence[str]) -> str:
+        """The statement that inserts a row, and does nothing where its key is there already."""
+        marks = ", ".join([self.placeholder] * len(columns))
+        inserted = f"INTO {self.name(table)} ({', '.join(columns)}) VALUES ({marks})"
+        return f"INSERT {inserted} ON CONFLICT ({columns[0]}) DO NOTHING"
 
     def find_layout(self, cursor: Any, layout: int) -> str | None:
         """What a layout's id stands for."""
@@ -117,12 +123,6 @@ class OnlineDialect(ABC):
     @property
     def _list(self) -> str:
         return _LIST.replace("key", self._key, 1)
-
-    def _insert_layout(self) -> str:
-        return (
-            f"INSERT INTO {self.name(LAYOUTS)} (id, description) "
-            f"VALUES ({self.placeholder}, {self.placeholder}) ON CONFLICT (id) DO NOTHING"
-        )
 
     def _guard(self, table: OnlineTable) -> str:
         """The upsert's end: SQLite and PostgreSQL share it."""

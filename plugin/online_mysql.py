@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from provender.plugin.online_dialects import CHANGED, OnlineDialect, digest
 from provender.plugin.online_keys import Keys
-from provender.plugin.online_tables import LAYOUTS, OnlineTable
+from provender.plugin.online_tables import OnlineTable
 from provender.plugin.stored_rows import COLUMNS, FoundRow, PackedRows
 
 
@@ -59,5 +59,7 @@ class MySQLDialect(OnlineDialect):
         """ER_NO_SUCH_TABLE."""
         return bool(error.args) and error.args[0] == 1146
 
-    def _insert_layout(self) -> str:
-        return f"INSERT IGNORE INTO {self.name(LAYOUTS)} (id, description) VALUES (%s, %s)"
+    def insert_new(self, table: str, columns: Sequence[str]) -> str:
+        """MySQL has a word for it."""
+        marks = ", ".join([self.placeholder] * len(columns))
+        return f"INSERT IGNORE INTO {self.name(table)} ({', '.join(columns)}) VALUES ({marks})"

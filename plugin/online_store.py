@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import sqlalchemy as sa
 from feast import Entity, FeatureView, RepoConfig
 from feast.base_feature_view import BaseFeatureView
 from feast.filter_models import ComparisonFilter, CompoundFilter
@@ -31,6 +32,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel
 from pydantic import Field
 
+from provender.plugin.manifest import RunRecord
 from provender.plugin.online_database import OnlineDatabase
 from provender.plugin.online_hot import drop_hot, publish_hot, read_hot
 from provender.plugin.online_packing import Pushed, packed_batches, packed_push
@@ -39,6 +41,8 @@ from provender.plugin.online_search import Search, search_rows
 from provender.plugin.online_tables import LAYOUTS, OnlineTable
 from provender.plugin.online_url import online_url
 from provender.plugin.online_view import OnlineView
+from provender.plugin.release_table import RELEASES
+from provender.plugin.table_records import TABLES, TableRecord
 
 #: Feast keeps a feature service's precomputed vectors in a view that nobody applies.
 PRECOMPUTED = "__precomputed__"
@@ -103,6 +107,7 @@ class ProvenderOnlineStore(OnlineStore):
         *,
         timestamp_field: str,
         created_field: str | None,
+        runs: Sequence[RunRecord] = (),
         progress: Callable[[int], Any] | None = None,
     ) -> int:
         """Write Arrow batches into the view's table in one transaction.
@@ -118,6 +123,7 @@ class ProvenderOnlineStore(OnlineStore):
             batches: join keys and features as the view names them, and the two time columns.
             timestamp_field: the column of event times, of any unit.
             created_field: the column of created times; None where there is none.
+            runs: of the snapshots that the rows come from, for :meth:`records`.
             progress: called with the number of rows after each chunk.
 
         Returns:
@@ -131,7 +137,7 @@ class ProvenderOnlineStore(OnlineStore):
         """
         online = self._view(config, view)
         chunks = packed_batches(online, batches, timestamp_field, created_field, progress)
-        rows = online.load(chunks)
+        rows = online.load(chunks, runs)
         publish_hot(online)
         return rows
 
@@ -190,6 +196,15 @@ class ProvenderOnlineStore(OnlineStore):
                 online.columns(found, names),
                 online.keys.to_columns(keys),
             )
+
+    def records(self, config: RepoConfig) -> dict[str, TableRecord]:
+        """What each table of the project is, by the table's name; see :mod:`table_records`."""
+        database, thing = self.database(config), _thing(config)
+        if not database.has(thing, TABLES.name):  # Not applied since provender keeps them.
+            return {}
+        mine = sa.select(TABLES).where(TABLES.c.project == config.project)
+        found = [TableRecord.of(row) for row in database.execute(thing, mine.order_by("name"))]
+        return {record.name: record for record in found}
 
     # Feast's interface.
 
@@ -276,7 +291,7 @@ class ProvenderOnlineStore(OnlineStore):
         Raises OnlineStoreError: the key of a view has changed between numbers and other types,
         and its table holds rows.
         """
-        database = self._database(config)
+        database = self.database(config)
         kept = [self._view(config, view) for view in tables_to_keep]
         if kept:
             database.create(_thing(config), [each.table for each in kept])
@@ -288,15 +303,21 @@ class ProvenderOnlineStore(OnlineStore):
     def teardown(
         self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]
     ) -> None:
-        """Drop the tables of the views, and a SQLite file in which nothing else is left."""
-        database = self._database(config)
+        """Drop the tables of the views and the project's releases.
+
+        A SQLite file in which nothing else is left is removed.
+        """
+        database = self.database(config)
         self._drop(config, [self._view(config, view) for view in tables])
         names = database.names(_thing(config))
         prefix = f"{config.project}_{PRECOMPUTED}"
         derived = [name for name in names if name.startswith(prefix)]
         database.drop(_thing(config), [OnlineTable(name, False) for name in derived])
         self._precomputed.clear()
-        if set(names) - set(derived) <= {LAYOUTS}:
+        if RELEASES.name in names:
+            mine = RELEASES.c.project == config.project
+            database.execute(_thing(config), RELEASES.delete().where(mine))
+        if set(names) - set(derived) <= {LAYOUTS, RELEASES.name, TABLES.name}:
             self._databases.pop(self._address(config), None)
             database.remove()
 
@@ -360,9 +381,10 @@ class ProvenderOnlineStore(OnlineStore):
         table = OnlineTable.of(config, view)
         hot = config.online_store.hot
         folder = None if hot is None else _root(config) / hot / table.name
-        return OnlineView.of(view, self._database(config), table, folder)
+        return OnlineView.of(view, self.database(config), table, folder)
 
-    def _database(self, config: RepoConfig) -> OnlineDatabase:
+    def database(self, config: RepoConfig) -> OnlineDatabase:
+        """The database of all tables; ask anew for each use, for a forked child has another."""
         if self._process != os.getpid():  # A forked child must not use its parent's connections.
             for database in self._databases.values():
                 database.dispose(close=False)
@@ -390,7 +412,7 @@ class ProvenderOnlineStore(OnlineStore):
         for each in views:
             drop_hot(each)
         if views:
-            self._database(config).drop(_thing(config), [each.table for each in views])
+            self.database(config).drop(_thing(config), [each.table for each in views])
 
 
 def _root(config: RepoConfig) -> Path:

@@ -30,17 +30,22 @@ class OnlineTable:
     Attributes:
         name: the table.
         integer: the key is a whole number; byte strings otherwise.
+        project: Feast's project.
+        view: the feature view.
     """
 
     name: str
     integer: bool
+    project: str = ""
+    view: str = ""
 
     @classmethod
     def of(cls, config: RepoConfig, view: BaseFeatureView) -> OnlineTable:
         """The table of a view, as Feast names it, with its native `@vN` where that is enabled."""
         versioned = config.registry.enable_online_feature_view_versioning
         name = compute_table_id(config.project, view, versioned)
-        return cls(fitting(name), EntityKeys.of(view).kind == "integer")
+        integer = EntityKeys.of(view).kind == "integer"
+        return cls(fitting(name), integer, config.project, view.name)
 
     @cached_property
     def definition(self) -> sa.Table:

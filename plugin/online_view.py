@@ -15,6 +15,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from provender.plugin.embedding_view import is_embedding_view, spec_of
 from provender.plugin.errors import FetchError, LoadLockedError, OnlineRowError
 from provender.plugin.hot_snapshot import withdrawn
+from provender.plugin.manifest import RunRecord
 from provender.plugin.online_database import Cursor, OnlineDatabase
 from provender.plugin.online_keys import EntityKeys, Keys
 from provender.plugin.online_rows import Bools, Column
@@ -29,6 +30,7 @@ from provender.plugin.stored_rows import (
     PackedRows,
     verified,
 )
+from provender.plugin.table_records import note_load
 from provender.plugin.tensor_cells import column_of, empty_column, place
 from provender.plugin.view_layouts import layout_of
 
@@ -167,11 +169,14 @@ class OnlineView:
 
         self.database.write(self.thing, change, self._committing)
 
-    def load(self, chunks: Iterable[tuple[RowLayout, PackedRows, int]]) -> int:
+    def load(
+        self, chunks: Iterable[tuple[RowLayout, PackedRows, int]], runs: Sequence[RunRecord]
+    ) -> int:
         """Write all chunks in one transaction under the table's load lock.
 
         Args:
             chunks: layout, rows and how many rows of the source they stand for.
+            runs: of the snapshots that the rows come from.
 
         Returns:
             The rows of the source.
@@ -185,6 +190,8 @@ class OnlineView:
                 for layout, rows, count in chunks:
                     self._write(cursor, layout, rows, bulk=True)
                     total += count
+                ttl = None if self.spec is None else self.spec.ttl
+                note_load(cursor, database.dialect.placeholder, self.table.name, runs, ttl)
             database.dialect.loaded(cursor, self.table)
         return total
 

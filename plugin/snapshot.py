@@ -276,6 +276,7 @@ def _manifest(
         checksum=checksum,
         metrics=run.metrics,
         parent=run.parent,
+        notes=run.notes,
         created_at=datetime.now(UTC),
     )
 

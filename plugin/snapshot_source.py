@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
+from provender.plugin.manifest import RunRecord
 from provender.plugin.snapshot import find_snapshots
 from provender.plugin.snapshot_history import SnapshotHistory
 from provender.plugin.spec import EmbeddingSpec
@@ -14,6 +16,21 @@ def snapshot_folder(path: str) -> Path | None:
     pattern = Path(path)
     is_ours = pattern.name == "part-*.parquet" and pattern.parent.name == "*"
     return pattern.parent.parent if is_ours and "://" not in path else None
+
+
+def runs_within(source: object, start: datetime, end: datetime) -> list[RunRecord]:
+    """Return the runs of the snapshots behind a source with as-of times of a span, ends included.
+
+    They ascend by as-of time; there are none behind files without manifests.
+    """
+    folder = snapshot_folder(str(getattr(source, "path", "")))
+    snapshots = find_snapshots(folder.parent, folder.name) if folder else []
+    records = [snapshot.manifest.record for snapshot in snapshots]
+    return [run for run in records if _aware(start) <= run.as_of <= _aware(end)]
+
+
+def _aware(time: datetime) -> datetime:
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def history_of(spec: EmbeddingSpec, path: str) -> SnapshotHistory | None:

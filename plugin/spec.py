@@ -24,7 +24,17 @@ Dtype = Literal["float32", "float16", "int8"]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 #: What a version number stands for: none of these may change under it.
-FIXED_BY_VERSION = ("entity", "join_key", "dim", "nested_dims", "dtype", "space", "producer")
+FIXED_BY_VERSION = (
+    "entity",
+    "join_key",
+    "dim",
+    "nested_dims",
+    "dtype",
+    "space",
+    "producer",
+    "family",
+    "anchored_to",
+)
 
 
 class EmbeddingSpec(BaseModel):
@@ -40,6 +50,10 @@ class EmbeddingSpec(BaseModel):
         dtype: how a value is stored online.
         space: the vector space; dot products are meaningful only within one.
         producer: what computes it.
+        family: the views that are released together, such as a user and a pin view whose vectors
+            only fit each other; the producer's name by default.
+        anchored_to: the older version in whose space this one was trained to stay, so that what
+            learned from that one can read this one. Only so may two versions share a space.
         ttl: for how long after its as-of time a vector may be used.
     """
 
@@ -54,7 +68,16 @@ class EmbeddingSpec(BaseModel):
     dtype: Dtype = "float32"
     space: str = Field(min_length=1)
     producer: str = Field(min_length=1)
+    family: str = Field(min_length=1)
+    anchored_to: int | None = Field(None, ge=1)
     ttl: timedelta
+
+    @model_validator(mode="before")
+    @classmethod
+    def _family_of_its_producer(cls, fields: Any) -> Any:
+        if isinstance(fields, Mapping) and fields.get("family") is None:
+            return {**fields, "family": fields.get("producer")}
+        return fields
 
     @field_validator("name")
     @classmethod
@@ -79,6 +102,14 @@ class EmbeddingSpec(BaseModel):
             raise ValueError(f"nested dims below dim {self.dim}, not {dims[-1]}")
         return self
 
+    @model_validator(mode="after")
+    def _anchor_is_older(self) -> EmbeddingSpec:
+        if self.anchored_to is not None and self.anchored_to >= self.version:
+            raise ValueError(
+                f"anchored_to below version {self.version}, not version {self.anchored_to}"
+            )
+        return self
+
     @property
     def view_name(self) -> str:
         """The Feast feature view's name: the version shows in what users type."""
@@ -95,14 +126,20 @@ class EmbeddingSpec(BaseModel):
     def to_tags(self) -> dict[str, str]:
         """Return the declaration as Feast tags, which the registry keeps word for word.
 
-        The whole is one JSON tag; dim, space and producer stand beside it for people who browse.
+        The whole is one JSON tag; beside it stands what people look for who browse Feast's UI.
         """
-        return {
-            SPEC_TAG: self.model_dump_json(),
-            "provender.dim": str(self.dim),
-            "provender.space": self.space,
-            "provender.producer": self.producer,
+        shown = {
+            "version": self.version,
+            "dim": self.dim,
+            "nested_dims": ", ".join(map(str, self.nested_dims)) or None,
+            "dtype": self.dtype,
+            "space": self.space,
+            "producer": self.producer,
+            "family": self.family,
+            "anchored_to": self.anchored_to,
         }
+        told = {f"provender.{name}": str(v) for name, v in shown.items() if v is not None}
+        return {SPEC_TAG: self.model_dump_json(), **told}
 
     @classmethod
     def from_tags(cls, tags: Mapping[str, str]) -> EmbeddingSpec:
@@ -127,11 +164,13 @@ class EmbeddingSpec(BaseModel):
 
 def _spec_error(fields: Mapping[str, Any], error: ValidationError) -> SpecError:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "nested_dims"
     reason = first["msg"].removeprefix("Value error, ").replace("Input should be", "a value")
+    # What several fields say together has no place of its own.
+    together = "anchored_to" if reason.startswith("anchored_to") else "nested_dims"
+    where = ".".join(str(part) for part in first["loc"]) or together
     return SpecError(
         f"embedding view {fields.get('name')}, {where}",
-        found=repr(first["input"] if first["loc"] else fields.get("nested_dims")),
+        found=repr(first["input"] if first["loc"] else fields.get(together)),
         expected=reason,
         remedy=f"Correct {where} in the declaration.",
     )
@@ -140,6 +179,8 @@ def _spec_error(fields: Mapping[str, Any], error: ValidationError) -> SpecError:
 def check_unchanged(old: EmbeddingSpec, new: EmbeddingSpec) -> None:
     """Refuse, with VersionError, a declaration that changes what its version number stands for."""
     changed = [field for field in FIXED_BY_VERSION if getattr(old, field) != getattr(new, field)]
+    if (old.family, new.family) == (old.producer, new.producer) and "family" in changed:
+        changed.remove("family")  # It only follows the producer, which is named already.
     if not changed:
         return
     described = [

@@ -65,16 +65,49 @@ def check_vectors(spec: EmbeddingSpec, path: str) -> None:
         _check_lengths(spec, path, "")
 
 
+#: What a version that is anchored to another must have in common with it.
+_ANCHORED = ("entity", "join_key", "dim", "space", "family")
+
+
 def _check_space(spec: EmbeddingSpec, others: Iterable[EmbeddingSpec]) -> None:
-    # Vectors of one space may be compared, those of two versions never: so one space, one version.
+    # Vectors of one space may be compared, those of two versions never, save where the newer one
+    # was trained to stay in the older one's space.
     for other in others:
-        if (other.name, other.space) == (spec.name, spec.space) and other.version != spec.version:
-            raise VersionError(
-                f"embedding view {spec.view_name}",
-                found=f"space {spec.space!r}, which {other.view_name} has",
-                expected="a space of its own for each version",
-                remedy=f"Name another space, for example '{spec.name}_v{spec.version}'.",
-            )
+        if other.name != spec.name or other.version == spec.version:
+            continue
+        if spec.anchored_to == other.version:
+            _check_anchor(spec, other)
+        elif other.anchored_to == spec.version:
+            _check_anchor(other, spec)
+        elif other.space == spec.space:
+            newer = max(spec, other, key=lambda each: each.version)
+            if newer.anchored_to is None:
+                raise _shared_space(spec, other)
+
+
+def _check_anchor(spec: EmbeddingSpec, anchor: EmbeddingSpec) -> None:
+    differing = [each for each in _ANCHORED if getattr(spec, each) != getattr(anchor, each)]
+    if differing:
+        found, expected = (
+            ", ".join(f"{each} {getattr(one, each)!r}" for each in differing)
+            for one in (spec, anchor)
+        )
+        raise VersionError(
+            f"embedding view {spec.view_name}, anchored to version {anchor.version}",
+            found=found,
+            expected=f"{expected}, as {anchor.view_name} has",
+            remedy="Correct it, or leave anchored_to out and name a space of its own.",
+        )
+
+
+def _shared_space(spec: EmbeddingSpec, other: EmbeddingSpec) -> VersionError:
+    return VersionError(
+        f"embedding view {spec.view_name}",
+        found=f"space {spec.space!r}, which {other.view_name} has",
+        expected="a space of its own for each version",
+        remedy=f"Name another space, for example '{spec.name}_v{spec.version}', or declare "
+        f"anchored_to={min(spec.version, other.version)} if it was trained to stay in that one.",
+    )
 
 
 def _twice(spec: EmbeddingSpec) -> SpecError:

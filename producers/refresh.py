@@ -35,6 +35,8 @@ from provender.producers.vectors import Vectors, load_vectors, save_vectors
 from provender.producers.warm_start import Parent, load_relations, save_relations
 
 PRODUCER = "transra"
+#: What a view declares without a bearing on its vectors; an anchor shows in the parent.
+NOT_SHAPING = {"ttl", "family", "anchored_to"}
 #: (what is being done, steps done, steps in all, a note such as the loss)
 OnStage = Callable[[str, int, int, str], None]
 
@@ -89,7 +91,7 @@ class Job:
             "tables": {name: t.model_dump(mode="json") for name, t in self.world.tables.items()},
             "entities": self.world.entities,
             "events": self.world.events,
-            "views": [spec.model_dump(mode="json", exclude={"ttl"}) for spec in self.specs],
+            "views": [spec.model_dump(mode="json", exclude=NOT_SHAPING) for spec in self.specs],
         }
         return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()
 

@@ -79,7 +79,7 @@ class OnlineWorld:
         )
 
     def database(self, config: RepoConfig | None = None) -> OnlineDatabase:
-        return self.store._database(config or self.config())
+        return self.store.database(config or self.config())
 
     def execute(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """Behind the store's back; `?` stands for a value."""
@@ -102,7 +102,7 @@ class OnlineWorld:
             for name in names:
                 if name.startswith(self.project):
                     sa.Table(name, sa.MetaData()).drop(connection)
-        self.store._database(config).dispose()
+        self.store.database(config).dispose()
 
 
 def open_world(kind: str, tmp_path: Path) -> OnlineWorld:

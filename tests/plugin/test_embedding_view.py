@@ -275,7 +275,8 @@ def test_two_versions_never_share_a_space(repo: Path, store: FeatureStore) -> No
     assert str(refused.value) == (
         "embedding view user_transra_v2: found space 'transra_v1', which user_transra_v1 has; "
         "expected a space of its own for each version. "
-        "Name another space, for example 'user_transra_v2'."
+        "Name another space, for example 'user_transra_v2', or declare anchored_to=1 if it was "
+        "trained to stay in that one."
     )
 
 
