@@ -25,9 +25,14 @@ COMMANDS = {
     "simulate": Command("provender.producers.commands:simulate", "Write a simulated ads world."),
     "produce": Command("provender.producers.commands:produce", "Train and write snapshots."),
     "graph": Command("provender.producers.commands:graph", "Show what the events become."),
+    "refresh": Command("provender.producers.refresh_command:refresh", "Renew a family, gated."),
     "evaluate": Command("provender.producers.commands:evaluate", "Predict the days that followed."),
     "rank": Command("provender.consumers.commands:rank", "Train rankers without and with vectors."),
     "request": Command("provender.consumers.commands:request", "Answer one ranking request."),
+    "release": Command("provender.plugin.release_commands:release", "Say which version serves."),
+    "shadow": Command("provender.consumers.shadow_command:shadow", "Compare live and candidate."),
+    "lineage": Command("provender.plugin.lineage_command:lineage", "Show where vectors come from."),
+    "gc": Command("provender.plugin.gc_command:gc", "Drop what nothing needs any more."),
 }
 
 

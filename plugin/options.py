@@ -38,14 +38,23 @@ def at_home(command: Command) -> Command:
     return command
 
 
+def at_repo(command: Command) -> Command:
+    """Add --home and --repo, for commands that need no world."""
+    for option in (_REPO, _HOME):
+        command = option(command)
+    return command
+
+
+_HOME = click.option(
+    "--home",
+    type=FOLDER,
+    default=Path("demo"),
+    show_default=True,
+    help="Folder of events, snapshots, feature repo and reports.",
+)
+_REPO = click.option("--repo", type=FOLDER, help="Feast repo.  [default: HOME/feature_repo]")
 _AT_HOME = (
-    click.option(
-        "--home",
-        type=FOLDER,
-        default=Path("demo"),
-        show_default=True,
-        help="Folder of events, snapshots, feature repo and reports.",
-    ),
+    _HOME,
     click.option(
         "--world",
         "world_path",
@@ -55,5 +64,5 @@ _AT_HOME = (
     click.option(
         "--data", type=FOLDER, help="Folder of the world's tables.  [default: the simulated events]"
     ),
-    click.option("--repo", type=FOLDER, help="Feast repo.  [default: HOME/feature_repo]"),
+    _REPO,
 )
