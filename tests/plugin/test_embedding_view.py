@@ -24,6 +24,7 @@ from provender.plugin.embedding_view import (
     spec_of,
 )
 from provender.plugin.errors import ProvenderError, SnapshotError, SpecError, VersionError
+from provender.plugin.families import views_of_space
 from provender.plugin.manifest import RunInfo
 from provender.plugin.snapshot import write_snapshot
 from provender.plugin.spec import EmbeddingSpec
@@ -204,6 +205,7 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"dtype": "int8"}, "found dtype 'int8'; expected dtype 'float32', as registered"),
     ({"space": "other"}, "found space 'other'; expected space 'transra_v1', as registered"),
     ({"producer": "linksage"}, "found producer 'linksage'; expected producer 'transra', as"),
+    ({"family": "ads"}, "found family 'ads'; expected family 'transra', as registered"),
     ({"nested_dims": (2,)}, "found nested_dims (2,); expected nested_dims (1, 2), as"),
     (
         {"entity": Entity(name="house", join_keys=["user_id"], value_type=ValueType.INT64)},
@@ -278,6 +280,43 @@ def test_two_versions_never_share_a_space(repo: Path, store: FeatureStore) -> No
         "Name another space, for example 'user_transra_v2', or declare anchored_to=1 if it was "
         "trained to stay in that one."
     )
+
+
+def test_an_anchored_version_shares_the_space_of_its_anchor(
+    repo: Path, store: FeatureStore
+) -> None:
+    store.apply([USER, view(repo), view(repo, version=2, anchored_to=1)])
+    # Through the one between them; and in whatever order they are declared.
+    store.apply([USER, view(repo, version=3, anchored_to=2), view(repo)])
+    assert views_of_space(embedding_specs(store), "transra_v1") == tuple(
+        embedding_specs(store)[f"user_transra_v{version}"] for version in (1, 2, 3)
+    )
+
+
+def test_an_anchored_version_outlives_its_anchor(repo: Path, store: FeatureStore) -> None:
+    store.apply([USER, view(repo), view(repo, version=2, anchored_to=1)])
+    store.delete_feature_view("user_transra_v1")
+    FeatureStore(repo_path=str(repo)).apply([USER, view(repo, version=2, anchored_to=1)])
+
+
+@pytest.mark.parametrize("anchor_first", [True, False])
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"space": "other"}, "found space 'other'; expected space 'transra_v1', as user_transra"),
+        ({"dim": 8}, "found dim 8; expected dim 4, as user_transra_v1 has"),
+        ({"family": "ads"}, "found family 'ads'; expected family 'transra', as user_transra_v1"),
+    ],
+)
+def test_an_anchored_version_must_fit_its_anchor(
+    changes: dict[str, Any], line: str, anchor_first: bool, repo: Path, store: FeatureStore
+) -> None:
+    views = [view(repo), view(repo, version=2, anchored_to=1, **changes)]
+    with pytest.raises(VersionError) as refused:
+        store.apply([USER, *(views if anchor_first else reversed(views))])
+    told = str(refused.value)
+    assert told.startswith(f"embedding view user_transra_v2, anchored to version 1: {line}")
+    assert "leave anchored_to out" in told
 
 
 def test_two_entities_may_share_a_space(repo: Path, store: FeatureStore) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -44,6 +45,8 @@ def test_the_version_shows_in_the_view_name() -> None:
         ("space", "", "space: found ''"),
         ("producer", "", "producer: found ''"),
         ("ttl", timedelta(0), "a ttl above zero"),
+        ("anchored_to", 1, "anchored_to: found 1; expected anchored_to below version 1"),
+        ("family", "", "family: found ''"),
         ("colour", "red", "found 'red'"),
     ],
 )
@@ -66,6 +69,7 @@ def test_what_can_not_be_is_refused_in_one_line(field: str, value: object, messa
         ("producer", "linksage"),
         ("entity", "pin"),
         ("join_key", "uid"),
+        ("family", "ads"),
     ],
 )
 def test_nothing_a_version_stands_for_may_change(field: str, value: object) -> None:
@@ -82,6 +86,33 @@ def test_nothing_a_version_stands_for_may_change(field: str, value: object) -> N
 def test_every_field_is_either_fixed_by_the_version_or_free() -> None:
     free = {"name", "version", "ttl"}
     assert set(EmbeddingSpec.model_fields) == free | set(FIXED_BY_VERSION)
+
+
+def test_a_view_is_of_its_producer_s_family_unless_it_says_otherwise() -> None:
+    assert EmbeddingSpec.declare(**USER).family == "transra"
+    assert EmbeddingSpec.declare(**USER, family="ads").family == "ads"
+
+
+def test_a_declaration_from_before_there_were_families_is_read() -> None:
+    spec = EmbeddingSpec.declare(**USER)
+    old = json.loads(spec.to_tags()["provender.spec"])
+    del old["family"], old["anchored_to"]
+    assert EmbeddingSpec.from_tags({"provender.spec": json.dumps(old)}) == spec
+
+
+def test_feast_s_own_ui_shows_what_a_view_is() -> None:
+    tags = EmbeddingSpec.declare(**USER | {"version": 2}, anchored_to=1).to_tags()
+    del tags["provender.spec"]
+    assert tags == {
+        "provender.version": "2",
+        "provender.dim": "64",
+        "provender.nested_dims": "16, 32",
+        "provender.dtype": "float32",
+        "provender.space": "transra_v1",
+        "provender.producer": "transra",
+        "provender.family": "transra",
+        "provender.anchored_to": "1",
+    }
 
 
 def test_freshness_may_change_under_a_version() -> None:
