@@ -27,6 +27,7 @@ from provender.consumers.features import FeatureLayout, RankerBatch
 from provender.consumers.preprocessing import Preprocessing
 from provender.plugin.errors import CheckpointError
 from provender.plugin.files import write_whole
+from provender.plugin.ranker_stamp import STAMP, RankerStamp
 
 TASKS = ("click", "conversion")
 
@@ -43,6 +44,9 @@ class RankerConfig(BaseModel):
     attention_heads: int = Field(4, ge=1, description="they divide head_width")
     facet_dropout: float = Field(0.1, ge=0, lt=1, description="share of facets hidden in training")
     query: str | None = Field(None, description="view of the candidate; none: no attention head")
+    accepts_anchored: bool = Field(
+        False, description="may be served a version anchored to the one it learned from"
+    )
 
 
 class Rates(NamedTuple):
@@ -65,13 +69,18 @@ class Scores(NamedTuple):
 
 
 class Ranker(nn.Module):
-    """Scores impressions or candidates; one object with its preprocessing and its views."""
+    """Scores impressions or candidates; one object with its preprocessing and its views.
+
+    Attributes:
+        stamp: what it was trained on; None of a ranker that was put together by hand.
+    """
 
     def __init__(
         self, config: RankerConfig, layout: FeatureLayout, preprocessing: Preprocessing
     ) -> None:
         super().__init__()
         self.config, self.layout, self.preprocessing = config, layout, preprocessing
+        self.stamp: RankerStamp | None = None
         width = preprocessing.width
         self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(config.cross_layers))
         self.deep = nn.Sequential(
@@ -161,16 +170,18 @@ class _Card(BaseModel):
 
 
 def save_ranker(path: Path, ranker: Ranker) -> None:
-    """Write one safetensors file, whole or not at all: weights, their views, and a checksum."""
+    """Write one safetensors file, whole or not at all: weights, views, stamp, and a checksum."""
     card = _Card(config=ranker.config, layout=ranker.layout, preprocessing=ranker.preprocessing)
     weights = {name: tensor.contiguous() for name, tensor in ranker.state_dict().items()}
     told = card.model_dump_json()
-    metadata = {"provender": told, "sha256": _checksum(told, weights)}
+    stamp = {} if ranker.stamp is None else {STAMP: ranker.stamp.model_dump_json()}
+    checksum = _checksum(told + stamp.get(STAMP, ""), weights)
+    metadata = {"provender": told, "sha256": checksum, **stamp}
     write_whole(path, save(weights, metadata=metadata))
 
 
-def _checksum(card: str, weights: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(card.encode())
+def _checksum(told: str, weights: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(told.encode())
     for name in sorted(weights):
         digest.update(f"{name} {tuple(weights[name].shape)} {weights[name].dtype}".encode())
         digest.update(weights[name].numpy().tobytes())
@@ -178,17 +189,22 @@ def _checksum(card: str, weights: dict[str, Tensor]) -> str:
 
 
 def load_ranker(path: Path) -> Ranker:
-    """Read a ranker back; raises CheckpointError for a file that is no whole ranker."""
+    """Read a ranker back; raises CheckpointError for a file that is no whole ranker.
+
+    Rankers from before there were stamps have none: what they learned from is their layout.
+    """
     try:
         blob = path.read_bytes()
         length = int.from_bytes(blob[:8], "little")
         header = json.loads(blob[8 : 8 + length])
-        told, weights = header["__metadata__"]["provender"], load(blob)
-        if _checksum(told, weights) != header["__metadata__"].get("sha256"):
+        metadata, weights = header["__metadata__"], load(blob)
+        told, stamp = metadata["provender"], metadata.get(STAMP)
+        if _checksum(told + (stamp or ""), weights) != metadata.get("sha256"):
             raise ValueError("another checksum than was written with it")
         card = _Card.model_validate_json(told)
         ranker = Ranker(card.config, card.layout, card.preprocessing)
         ranker.load_state_dict(weights)
+        ranker.stamp = RankerStamp.model_validate_json(stamp) if stamp else None
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         found = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise CheckpointError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from provender.consumers.metrics import Interval, TaskMetrics, paired_interval, task_metrics
 from provender.consumers.preprocessing import Preprocessing
 from provender.consumers.ranker import Ranker, RankerConfig, Rates, entire_space_loss
+from provender.consumers.stamping import stamp_of
 from provender.consumers.training_join import TrainingSet
 from provender.plugin.errors import TrainingError
 
@@ -55,7 +56,7 @@ def train_ranker(
     seed: int,
     on_epoch: OnEpoch | None = None,
 ) -> Trained:
-    """Train a ranker on joined impressions and return it as it was at its best pass.
+    """Train a ranker on joined impressions and return it, stamped, as it was at its best pass.
 
     Raises:
         TrainingError: no clicks to learn from, a view without any vector, or a loss that is no
@@ -69,6 +70,7 @@ def train_ranker(
         ranker = Ranker(config, training.layout, preprocessing)
         ranker.start_at(_rates(fitted))
         epochs, loss = _fit(ranker, fitted, held_back, how, seed, on_epoch)
+    ranker.stamp = stamp_of(ranker, training, how, seed)
     return Trained(ranker.eval(), epochs, loss)
 
 
@@ -204,8 +206,10 @@ def _split(training: TrainingSet, share: float) -> tuple[TrainingSet, TrainingSe
         late = training.times > cut
     parts = [np.flatnonzero(mask) for mask in (~late, late)]
     fitted, held_back = (
-        TrainingSet(
-            training.layout, training.rows.take(torch.from_numpy(part)), training.times[part]
+        replace(
+            training,
+            rows=training.rows.take(torch.from_numpy(part)),
+            times=training.times[part],
         )
         for part in parts
     )

@@ -10,7 +10,8 @@ number there and back again. Vectors go from Arrow straight into one tensor, nev
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +22,11 @@ from feast import FeatureStore
 
 from provender.consumers.features import Column, FeatureLayout, RankerBatch, shape_batch
 from provender.consumers.ranking_task import KEYS, LABELS, TIME
+from provender.consumers.used_runs import Runs, UsedRuns
 from provender.plugin.errors import FetchError, ProvenderError
 from provender.plugin.instants import to_nanoseconds
 from provender.plugin.offline_store import ProvenderOfflineStoreConfig
+from provender.plugin.online_rows import EPOCH, MICROSECOND
 from provender.plugin.retrieval_job import ProvenderRetrievalJob
 from provender.plugin.spec import VECTOR_COLUMN, EmbeddingSpec
 
@@ -34,11 +37,18 @@ _ROW = "provender_row"
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Joined rows, in the order and number of the impressions they were asked for."""
+    """Joined rows, in the order and number of the impressions they were asked for.
+
+    Attributes:
+        times: (n,) of the impressions, in microseconds since 1970-01-01 UTC.
+        runs: view -> the runs that its vectors came from; those that they can have come from
+            where the offline store does not tell; none where they lie in files without manifests.
+    """
 
     layout: FeatureLayout
     rows: RankerBatch
-    times: npt.NDArray[np.int64]  # microseconds since 1970-01-01 UTC
+    times: npt.NDArray[np.int64]
+    runs: Runs = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -46,6 +56,11 @@ class TrainingSet:
     def coverage(self) -> dict[str, float]:
         """Share of the rows that have a vector, by view."""
         return {view: float(mask.double().mean()) for view, mask in self.rows.present.items()}
+
+    def window(self) -> tuple[datetime, datetime]:
+        """Times of the first and the last impression; of none at all, 1970."""
+        first, last = (self.times.min(), self.times.max()) if len(self.times) else (0, 0)
+        return EPOCH + int(first) * MICROSECOND, EPOCH + int(last) * MICROSECOND
 
     def batches(self, batch_size: int, seed: int, epoch: int) -> Iterator[RankerBatch]:
         """All rows once, shuffled by seed and epoch; the last batch may be smaller."""
@@ -85,6 +100,7 @@ def training_join(
     layout = FeatureLayout.of_service(store, service)
     _check_keys(impressions, layout)
     columns = _empty_columns(layout, impressions.num_rows)
+    used = UsedRuns(store, layout)
     for start in range(0, impressions.num_rows, chunk_rows):
         part = impressions.slice(start, chunk_rows)
         joined = _retrieve(store, part, layout, backfills=backfills)
@@ -92,6 +108,8 @@ def training_join(
         for spec in layout.embeddings:
             _fill_vectors(columns, joined, spec, places)
             _fill_ages(columns, joined, spec, places)
+            if _time_of(spec) in joined.column_names:
+                used.saw(spec.view_name, joined[_time_of(spec)])
         for feature in layout.dense:
             _fill_numbers(columns, joined, feature.column, places)
     names = [name for name in impressions.column_names if name not in (*KEYS, *LABELS)]
@@ -103,7 +121,8 @@ def training_join(
     }
     rows = shape_batch(layout, columns, impressions.num_rows, context=context, labels=labels)
     times = impressions[TIME].cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).to_numpy()
-    return TrainingSet(layout, rows, times)
+    joined_rows = TrainingSet(layout, rows, times)
+    return replace(joined_rows, runs=used.runs(*joined_rows.window()))
 
 
 def _check_keys(impressions: pa.Table, layout: FeatureLayout) -> None:
@@ -216,13 +235,17 @@ def _fill_ages(
     places: npt.NDArray[np.int64],
 ) -> None:
     """Say how old each vector was, where the offline store tells from when it is."""
-    name = f"{spec.view_name}__event_timestamp"
+    name = _time_of(spec)
     ages = columns[f"{spec.view_name}__{VECTOR_COLUMN}"].age_seconds
     if ages is None or name not in joined.column_names:
         return
     nanoseconds = to_nanoseconds(joined[TIME]) - to_nanoseconds(joined[name])
     known = pc.is_valid(joined[name]).to_numpy()
     ages[places] = np.where(known, nanoseconds / 1e9, np.nan)
+
+
+def _time_of(spec: EmbeddingSpec) -> str:
+    return f"{spec.view_name}__event_timestamp"
 
 
 def _fill_numbers(

@@ -33,7 +33,7 @@ class RankerStamp(BaseModel):
     """Where a ranker comes from.
 
     Attributes:
-        run_id: follows from all else that is said here.
+        run_id: follows from all else that is said here, save when it was trained.
         config_hash: SHA-256 of the model's and the training's configuration.
         service: the feature service.
         window_start, window_end: times of the first and the last impression learned from.
