@@ -15,6 +15,7 @@ from pathlib import Path
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
 from feast.base_feature_view import BaseFeatureView
 from feast.data_format import ParquetFormat
+from feast.infra.registry.base_registry import BaseRegistry
 from feast.types import Array, Float32, from_value_type
 
 from provender.plugin.errors import SpecError
@@ -151,8 +152,17 @@ def embedding_specs(store: FeatureStore) -> dict[str, EmbeddingSpec]:
 
 def registered_specs(config: RepoConfig) -> dict[str, EmbeddingSpec]:
     """Return what the registry holds on disk, whatever a store has in memory."""
+    return embedding_specs(_afresh(config))
+
+
+def open_registry(config: RepoConfig) -> BaseRegistry:
+    """Return the registry as it is on disk, whatever a store has in memory."""
+    return _afresh(config).registry
+
+
+def _afresh(config: RepoConfig) -> FeatureStore:
     root = str(config.repo_path) if config.repo_path else None
-    return embedding_specs(FeatureStore(repo_path=root, config=config))
+    return FeatureStore(repo_path=root, config=config)
 
 
 def files_of(spec: EmbeddingSpec, snapshots: str) -> str:

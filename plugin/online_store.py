@@ -25,13 +25,16 @@ import sqlalchemy as sa
 from feast import Entity, FeatureView, RepoConfig
 from feast.base_feature_view import BaseFeatureView
 from feast.filter_models import ComparisonFilter, CompoundFilter
+from feast.infra.infra_object import InfraObject
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.supported_async_methods import SupportedAsyncMethods
+from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel
 from pydantic import Field
 
+from provender.plugin.embedding_view import is_embedding_view, registered_specs, spec_of
 from provender.plugin.manifest import RunRecord
 from provender.plugin.online_database import OnlineDatabase
 from provender.plugin.online_hot import drop_hot, publish_hot, read_hot
@@ -41,7 +44,9 @@ from provender.plugin.online_search import Search, search_rows
 from provender.plugin.online_tables import LAYOUTS, OnlineTable
 from provender.plugin.online_url import online_url
 from provender.plugin.online_view import OnlineView
-from provender.plugin.release_table import RELEASES
+from provender.plugin.release_guard import check_unreleased
+from provender.plugin.release_table import RELEASES, moves_of
+from provender.plugin.spec import EmbeddingSpec
 from provender.plugin.table_records import TABLES, TableRecord
 
 #: Feast keeps a feature service's precomputed vectors in a view that nobody applies.
@@ -149,6 +154,7 @@ class ProvenderOnlineStore(OnlineStore):
         features: Sequence[str] | None = None,
         *,
         dim: int | None = None,
+        hot: bool = True,
     ) -> OnlineRows:
         """Rows of the keys in request order, duplicates included, without any protobuf.
 
@@ -158,6 +164,7 @@ class ProvenderOnlineStore(OnlineStore):
             keys: join key -> (n,) values.
             features: which; all by default.
             dim: a nested dim of an embedding view to cut its vectors to.
+            hot: whether a hot copy may answer, where there is one.
 
         Raises:
             OnlineValueError: keys of other names or types, or null.
@@ -167,10 +174,10 @@ class ProvenderOnlineStore(OnlineStore):
         """
         online = self._view(config, view)
         names = [slot.name for slot in online.layout.slots] if features is None else features
-        hot = read_hot(online, keys, names, dim)
-        if hot is not None:
-            vectors = Column(hot.vectors, hot.present)
-            return OnlineRows(hot.present, hot.event_us, dict.fromkeys(names, vectors))
+        copied = read_hot(online, keys, names, dim) if hot else None
+        if copied is not None:
+            vectors = Column(copied.vectors, copied.present)
+            return OnlineRows(copied.present, copied.event_us, dict.fromkeys(names, vectors))
         present, found = online.find(online.keys.from_columns(keys))
         rows = OnlineRows(
             np.ones(len(found.event_us), dtype=np.bool_),
@@ -277,6 +284,14 @@ class ProvenderOnlineStore(OnlineStore):
             self.online_read, config, table, entity_keys, requested_features
         )
 
+    def plan(self, config: RepoConfig, desired_registry_proto: RegistryProto) -> list[InfraObject]:
+        """Plan nothing, but refuse what :meth:`update` would refuse to drop."""
+        views = desired_registry_proto.feature_views
+        desired = {view.spec.name for view in views}
+        specs = registered_specs(config)
+        self._check_unreleased(config, [specs[name] for name in specs if name not in desired])
+        return []
+
     def update(
         self,
         config: RepoConfig,
@@ -288,10 +303,15 @@ class ProvenderOnlineStore(OnlineStore):
     ) -> None:
         """Create and drop tables. Rows written before a view's features changed stay readable.
 
-        Raises OnlineStoreError: the key of a view has changed between numbers and other types,
-        and its table holds rows.
+        Raises:
+            ReleaseError: a view to delete is of a version that is live, a canary or the former
+                one; nothing is changed then.
+            OnlineStoreError: the key of a view has changed between numbers and other types, and
+                its table holds rows.
         """
         database = self.database(config)
+        dropped = [spec_of(view) for view in tables_to_delete if is_embedding_view(view)]
+        self._check_unreleased(config, dropped)
         kept = [self._view(config, view) for view in tables_to_keep]
         if kept:
             database.create(_thing(config), [each.table for each in kept])
@@ -315,8 +335,8 @@ class ProvenderOnlineStore(OnlineStore):
         database.drop(_thing(config), [OnlineTable(name, False) for name in derived])
         self._precomputed.clear()
         if RELEASES.name in names:
-            mine = RELEASES.c.project == config.project
-            database.execute(_thing(config), RELEASES.delete().where(mine))
+            mine = RELEASES.delete().where(moves_of(config.project))
+            database.execute(_thing(config), mine)
         if set(names) - set(derived) <= {LAYOUTS, RELEASES.name, TABLES.name}:
             self._databases.pop(self._address(config), None)
             database.remove()
@@ -407,6 +427,10 @@ class ProvenderOnlineStore(OnlineStore):
         if not config.online_store.enforce_ttl or not ttl:
             return ~rows.present
         return rows.ages() > ttl.total_seconds()
+
+    def _check_unreleased(self, config: RepoConfig, specs: Sequence[EmbeddingSpec]) -> None:
+        if specs:
+            check_unreleased(self.database(config), _thing(config), config.project, specs)
 
     def _drop(self, config: RepoConfig, views: Sequence[OnlineView]) -> None:
         for each in views:

@@ -22,8 +22,13 @@ from feast.infra.infra_object import Infra
 from feast.infra.passthrough_provider import PassthroughProvider
 from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 
-from provender.plugin.embedding_view import is_embedding_view, registered_specs, spec_of
-from provender.plugin.errors import SpecError
+from provender.plugin.embedding_view import (
+    is_embedding_view,
+    open_registry,
+    registered_specs,
+    spec_of,
+)
+from provender.plugin.errors import ReleaseError, SpecError
 from provender.plugin.spec import EmbeddingSpec
 from provender.plugin.view_checks import check_declarations
 
@@ -54,16 +59,41 @@ class ProvenderProvider(PassthroughProvider):
         Feast has the views in memory by now: after a refusal, go on with a new ``FeatureStore``.
         ``feast delete`` passes the view it deletes among those to keep as well: a view that goes
         as it stands is not asked for its reasons.
+
+        Raises ReleaseError: a view to delete is one that a release needs.
         """
         self._check([view for view in tables_to_keep if view not in tables_to_delete])
-        super().update_infra(
-            project,
-            tables_to_delete,
-            tables_to_keep,
-            entities_to_delete,
-            entities_to_keep,
-            partial,
-        )
+        try:
+            super().update_infra(
+                project,
+                tables_to_delete,
+                tables_to_keep,
+                entities_to_delete,
+                entities_to_keep,
+                partial,
+            )
+        except ReleaseError:
+            self._put_back(project, tables_to_delete, entities_to_delete)
+            raise
+
+    def _put_back(
+        self, project: str, views: Sequence[BaseFeatureView], entities: Sequence[Entity]
+    ) -> None:
+        """Register again what was not to be deleted, where the registry has forgotten it.
+
+        A SQL registry commits each deletion before it asks for the tables; a file has lost nothing.
+        """
+        registry = open_registry(self.repo_config)
+        held = {entity.name for entity in registry.list_entities(project)}
+        for entity in entities:
+            if entity.name not in held:
+                registry.apply_entity(entity, project)
+        held = {view.name for view in registry.list_all_feature_views(project)}
+        for view in views:
+            if view.name not in held:
+                registry.apply_feature_view(view, project)
+                for source in _sources(view):
+                    registry.apply_data_source(source, project)
 
     def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
         """Validate as Feast does, save globs: it would look for a file of just that name."""
@@ -84,6 +114,11 @@ def _close_duckdb() -> None:
     if ibis.options.default_backend is not None:
         ibis.options.default_backend.disconnect()
         ibis.options.default_backend = None
+
+
+def _sources(view: BaseFeatureView) -> list[DataSource]:
+    sources = (getattr(view, name, None) for name in ("batch_source", "stream_source"))
+    return [source for source in sources if source is not None]
 
 
 def _named_spec(view: BaseFeatureView) -> EmbeddingSpec:

@@ -35,3 +35,15 @@ RELEASES = sa.Table(
     mysql_engine="InnoDB",
     mysql_charset="utf8mb4",
 )
+
+
+def moves_of(project: str) -> sa.ColumnElement[bool]:
+    """What is true of a project's moves."""
+    return RELEASES.c.project == project
+
+
+def last_moves(project: str) -> sa.ColumnElement[bool]:
+    """What is true of the last move of each of a project's families."""
+    last = sa.select(RELEASES.c.family, sa.func.max(RELEASES.c.serial)).where(moves_of(project))
+    newest = sa.tuple_(RELEASES.c.family, RELEASES.c.serial)
+    return moves_of(project) & newest.in_(last.group_by(RELEASES.c.family))

@@ -14,6 +14,7 @@ import getpass
 import hashlib
 import json
 import logging
+import os
 import secrets
 import socket
 import threading
@@ -30,7 +31,7 @@ from provender.plugin.errors import ConfigError, OnlineStoreError, ReleaseConfli
 from provender.plugin.online_database import OnlineDatabase
 from provender.plugin.online_rows import EPOCH, MICROSECOND, microseconds_of
 from provender.plugin.online_store import ProvenderOnlineStore, ProvenderOnlineStoreConfig
-from provender.plugin.release_table import RELEASES
+from provender.plugin.release_table import RELEASES, last_moves, moves_of
 
 Action = Literal["promote", "rollback", "retire", "canary"]
 _THING = "releases"
@@ -97,10 +98,15 @@ def _part(family: str, candidate: int, key: object) -> float:
 
 
 class Releases:
-    """The releases of one Feast project, beside its online tables."""
+    """The releases of one Feast project, beside its online tables.
+
+    Attributes:
+        online: the store whose tables they lie beside.
+        config: the repo's.
+    """
 
     def __init__(self, online: ProvenderOnlineStore, config: RepoConfig) -> None:
-        self._online, self._config = online, config
+        self.online, self.config = online, config
         self._table_seen = False
 
     @classmethod
@@ -130,9 +136,7 @@ class Releases:
 
     def states(self) -> dict[str, Release]:
         """Return the state of every family that was ever released, all of one moment."""
-        last = sa.select(RELEASES.c.family, sa.func.max(RELEASES.c.serial)).where(self._mine)
-        newest = sa.tuple_(RELEASES.c.family, RELEASES.c.serial)
-        found = self._select(newest.in_(last.group_by(RELEASES.c.family)))
+        found = self._select(last_moves(self.config.project))
         return {release.family: release for release in found}
 
     def move(self, state: Release | None, /, **changes: Any) -> Release:
@@ -145,7 +149,7 @@ class Releases:
         """
         fields = {} if state is None else state.model_dump(exclude={"reason", "checks"})
         serial = 1 if state is None else state.serial + 1
-        made = {"serial": serial, "at": datetime.now(UTC), "by": _somebody()}
+        made = {"serial": serial, "at": datetime.now(UTC), "by": somebody()}
         release = Release.model_validate({**fields, **made, **changes})
         token = secrets.token_hex(16)
         try:
@@ -188,17 +192,17 @@ class Releases:
 
     @property
     def _database(self) -> OnlineDatabase:
-        return self._online.database(self._config)
+        return self.online.database(self.config)
 
     @property
     def _mine(self) -> sa.ColumnElement[bool]:
-        return RELEASES.c.project == self._config.project
+        return moves_of(self.config.project)
 
     def _row(self, release: Release, token: str) -> dict[str, Any]:
         told = release.model_dump(mode="json")
         return {
             **{name: told[name] for name in told if name not in ("at", "retired", "checks")},
-            "project": self._config.project,
+            "project": self.config.project,
             "at_us": microseconds_of(release.at),
             "retired": json.dumps(told["retired"]),
             "checks": json.dumps(told["checks"]),
@@ -215,7 +219,8 @@ def _release(row: sa.Row[Any]) -> Release:
     return Release.model_validate(fields)
 
 
-def _somebody() -> str:
+def somebody() -> str:
+    """Return who is at work, as user@host."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # A container's user without a name.
@@ -240,7 +245,7 @@ class ReleaseWatch:
         self._releases, self._seconds, self._clock = releases, seconds, clock
         self._states: dict[str, Release] = {}
         self._read_at = float("-inf")
-        self._reading = threading.Lock()
+        self._reading, self._process = threading.Lock(), os.getpid()
 
     def states(self) -> dict[str, Release]:
         """Return family -> its state, one consistent set that does not change afterwards.
@@ -253,6 +258,8 @@ class ReleaseWatch:
 
     def _read(self) -> None:
         """Read the states anew; who finds another thread at it goes on with the former ones."""
+        if self._process != os.getpid():  # A thread that was at it is not in the forked child.
+            self._reading, self._process = threading.Lock(), os.getpid()
         first = self._read_at == float("-inf")
         if not self._reading.acquire(blocking=first):
             return

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from provender.plugin.manifest import RunRecord
-from provender.plugin.snapshot import find_snapshots
+from provender.plugin.snapshot import Snapshot, find_snapshots
 from provender.plugin.snapshot_history import SnapshotHistory
 from provender.plugin.spec import EmbeddingSpec
 
@@ -41,7 +41,12 @@ def history_of(spec: EmbeddingSpec, path: str) -> SnapshotHistory | None:
     """
     folder = snapshot_folder(path)
     snapshots = find_snapshots(folder.parent, folder.name) if folder else []
-    files = [file for snapshot in snapshots for file in snapshot.manifest.files]
-    if not snapshots or any(sum(page.rows for page in file.pages) != file.rows for file in files):
+    if not snapshots or not all(map(is_mappable, snapshots)):
         return None
     return SnapshotHistory(snapshots, spec.dim)
+
+
+def is_mappable(snapshot: Snapshot) -> bool:
+    """Return whether a snapshot's manifest says where all of its vectors lie."""
+    files = snapshot.manifest.files
+    return all(sum(page.rows for page in file.pages) == file.rows for file in files)
