@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 STAGING = ".staging"
@@ -40,6 +40,21 @@ def whole_file(path: Path) -> Iterator[Path]:
         staged.unlink(missing_ok=True)
 
 
+def remove_folder(root: Path, place: Path) -> None:
+    """Remove a folder under ``root`` so that a reader sees all of it or nothing.
+
+    It is renamed into the staging area first; what a killed process left there goes as well.
+    """
+    sweep(root)
+    gone = root / STAGING / f"{place.parent.name}-{place.name}.{os.getpid()}"
+    gone.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(gone, ignore_errors=True)
+    with suppress(FileNotFoundError):  # Somebody else was faster.
+        place.rename(gone)
+        sync(place.parent)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
 def _is_alive(pid: str) -> bool:
     try:
         os.kill(int(pid), 0)
@@ -50,11 +65,17 @@ def _is_alive(pid: str) -> bool:
     return True
 
 
-def _sweep(staging: Path) -> None:
-    """Remove what killed processes left behind; a living process keeps its own."""
-    for left in staging.iterdir() if staging.is_dir() else ():
-        if not _is_alive(left.name.rpartition(".")[2]):
-            shutil.rmtree(left, ignore_errors=True)
+def stale(root: Path) -> list[Path]:
+    """Return what killed processes left in ``root``'s staging area; the living keep their own."""
+    staging = root / STAGING
+    found = sorted(staging.iterdir()) if staging.is_dir() else []
+    return [left for left in found if not _is_alive(left.name.rpartition(".")[2])]
+
+
+def sweep(root: Path) -> None:
+    """Remove what killed processes left in ``root``'s staging area."""
+    for left in stale(root):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
@@ -67,7 +88,7 @@ def whole_folder(root: Path, place: Path) -> Iterator[Path]:
     Raises:
         FileExistsError: another writer was there first.
     """
-    _sweep(root / STAGING)
+    sweep(root)
     staged = root / STAGING / f"{place.parent.name}-{place.name}.{os.getpid()}"
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)

@@ -61,6 +61,7 @@ class Manifest(BaseModel):
     Attributes:
         run_id: the producer's run; snapshots of one run (user and pin) belong together.
         config_hash: SHA-256 of the producer's whole configuration.
+        family: the views that are released together; None in manifests that are older than it.
         window_start: time of the oldest event used; window_end: the as-of cut (exclusive).
         checksum: SHA-256 over keys and vectors, whatever file layout they lie in.
         metrics: the producer's own evaluation, which a release gate reads.
@@ -82,6 +83,7 @@ class Manifest(BaseModel):
     dim: int
     dtype: Dtype
     space: str
+    family: str | None = None
     as_of: AwareDatetime
     window_start: AwareDatetime
     window_end: AwareDatetime

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+from feast import RepoConfig
 
 from provender.plugin.errors import SnapshotError
 from provender.plugin.hot_snapshot import HotChunk, HotRows, open_hot, publish, withdraw
@@ -17,6 +19,12 @@ from provender.plugin.spec import VECTOR_COLUMN
 SCAN_ROWS = 16_384
 
 _log = logging.getLogger(__name__)
+
+
+def hot_folder(config: RepoConfig, table: str) -> Path | None:
+    """Where the hot snapshot of a table lies, or would lie; None where there are none."""
+    hot: str | None = config.online_store.hot
+    return None if hot is None else (config.repo_path or Path()) / hot / table
 
 
 def publish_hot(online: OnlineView) -> None:
@@ -48,8 +56,13 @@ def read_hot(
 def drop_hot(online: OnlineView) -> None:
     """Delete the view's hot snapshot."""
     if online.hot is not None:
-        withdraw(online.hot)
-        shutil.rmtree(online.hot, ignore_errors=True)
+        drop_hot_folder(online.hot)
+
+
+def drop_hot_folder(folder: Path) -> None:
+    """Delete a hot snapshot, whether there is one or not."""
+    withdraw(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _chunks(online: OnlineView) -> Iterator[HotChunk]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from provender.plugin.errors import SnapshotError
-from provender.plugin.files import whole_folder
+from provender.plugin.files import STAGING, remove_folder, whole_folder
 from provender.plugin.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -98,6 +99,23 @@ def find_snapshots(root: Path, view_name: str) -> list[Snapshot]:
     """Return a view's whole snapshots, ascending by as-of time."""
     manifests = sorted((root / view_name).glob(f"*/{MANIFEST_NAME}"))
     return [Snapshot(path.parent, Manifest.read(path.parent)) for path in manifests]
+
+
+def all_snapshots(root: Path) -> list[Snapshot]:
+    """Return the whole snapshots of every view under ``root``, by view and as-of time.
+
+    Folders without manifests are nobody's or somebody else's, and are passed over.
+    """
+    folders = sorted(root.iterdir()) if root.is_dir() else []
+    views = [folder.name for folder in folders if folder.is_dir() and folder.name != STAGING]
+    return [snapshot for view in views for snapshot in find_snapshots(root, view)]
+
+
+def remove_snapshot(root: Path, path: Path) -> None:
+    """Remove a snapshot, whole for every reader, and its view's folder where it was the last."""
+    remove_folder(root, path)
+    with suppress(OSError):  # Others are in it.
+        path.parent.rmdir()
 
 
 def write_snapshot(
@@ -268,6 +286,7 @@ def _manifest(
         dim=spec.dim,
         dtype=spec.dtype,
         space=spec.space,
+        family=spec.family,
         as_of=as_of,
         window_start=run.window_start,
         window_end=run.window_end,
