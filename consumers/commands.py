@@ -40,6 +40,7 @@ from provender.plugin.options import UtcTime, at_home
 from provender.plugin.world import World
 
 WITHOUT, WITH = "without", "with"
+SERVICE = "ranker_transra"
 NAMES = {"auc": "AUC", "log_loss": "log loss"}
 
 
@@ -48,7 +49,7 @@ NAMES = {"auc": "AUC", "log_loss": "log loss"}
 @click.option("--baseline", default="ranker_baseline", show_default=True, help="Feature service.")
 @click.option(
     "--service",
-    default="ranker_transra",
+    default=SERVICE,
     show_default=True,
     help="Feature service with the embeddings; the first one keyed by pin_id is the candidate's.",
 )
@@ -58,6 +59,16 @@ NAMES = {"auc": "AUC", "log_loss": "log loss"}
     "--backfills",
     is_flag=True,
     help="Let vectors count that were written after an impression, as in a first run on old logs.",
+)
+@click.option(
+    "--accept-anchored",
+    is_flag=True,
+    help="Let the rankers be served versions that are anchored to the one they learn from.",
+)
+@click.option(
+    "--name",
+    help="Of the rankers with embeddings: HOME/rankers/NAME-SEED.safetensors.  "
+    f"[default: the service; of {SERVICE}: {WITH}]",
 )
 def rank(
     home: Path,
@@ -69,30 +80,52 @@ def rank(
     seeds: int,
     epochs: int,
     backfills: bool,
+    accept_anchored: bool,
+    name: str | None,
 ) -> None:
     """Train CTR and CVR rankers without and with embeddings, and judge them on later days."""
     place = Home(home)
     world = World.load(world_path or place.world)
     store = FeatureStore(str(repo or place.repo))
+    named = _name(name, service)
     with progress() as bar:
         spans = _impressions(bar, world, data or place.data, place.runs / "impressions")
         joined = {
-            kind: _joined(bar, store, spans, name, backfills)
-            for kind, name in ((WITHOUT, baseline), (WITH, service))
+            kind: _joined(bar, store, spans, read, backfills)
+            for kind, read in ((WITHOUT, baseline), (WITH, service))
+        }
+        configs = {
+            WITHOUT: RankerConfig(),
+            WITH: RankerConfig(
+                query=_candidate(joined[WITH][0].layout), accepts_anchored=accept_anchored
+            ),
         }
         how = TrainingConfig(epochs=epochs)
+        files = {WITHOUT: place.rankers / WITHOUT, WITH: place.rankers / named}
         figures = {
-            kind: _trained(bar, parts, kind, how, seeds, place.rankers)
+            kind: _trained(bar, parts, configs[kind], how, seeds, files[kind])
             for kind, parts in joined.items()
         }
     report = compare(figures[WITHOUT], figures[WITH], *joined[WITH])
     rows = _rows(report)
     told = report.model_dump(mode="json", by_alias=True)
     told["table"] = [list(row) for row in rows]
-    path = place.reports / "lift.json"
+    path = place.reports / ("lift.json" if named == WITH else f"lift-{named}.json")
     write_whole(path, json.dumps(told, indent=2).encode())
     console.print(_lift_table(rows, report))
     log.print(f"written to {path}")
+
+
+def _name(name: str | None, service: str) -> str:
+    """Return what the rankers with embeddings are called; the others are called WITHOUT."""
+    if name == WITHOUT:
+        raise ConfigError(
+            "--name",
+            found=repr(name),
+            expected="another name than that of the rankers without embeddings",
+            remedy="Leave it out, or give one of your own.",
+        )
+    return name or (WITH if service == SERVICE else service)
 
 
 Spans = tuple[TrainingSet, TrainingSet]
@@ -115,17 +148,21 @@ def _joined(
 
 
 def _trained(
-    bar: Progress, parts: Spans, kind: str, how: TrainingConfig, seeds: int, folder: Path
+    bar: Progress,
+    parts: Spans,
+    config: RankerConfig,
+    how: TrainingConfig,
+    seeds: int,
+    file: Path,
 ) -> list[dict[str, TaskMetrics]]:
-    """Train, keep and judge a ranker for each seed."""
+    """Train, keep and judge a ranker for each seed; its file is `file` with the seed behind."""
     training, evaluation = parts
-    config = RankerConfig(query=_candidate(training.layout) if kind == WITH else None)
-    task = bar.add_task(f"train {kind}", total=seeds, note="")
+    task = bar.add_task(f"train {file.name}", total=seeds, note="")
     figures = []
     for seed in range(seeds):
         trained = train_ranker(training, config, how, seed=seed)
         figures.append(evaluate_ranker(trained.ranker, evaluation))
-        save_ranker(folder / f"{kind}-{seed}.safetensors", trained.ranker)
+        save_ranker(file.with_name(f"{file.name}-{seed}.safetensors"), trained.ranker)
         bar.update(task, advance=1, note=f"{trained.epochs} passes")
     return figures
 
@@ -160,6 +197,12 @@ def _impressions(bar: Progress, world: World, data: Path, work: Path) -> tuple[p
 @click.command(epilog="Example: provender request --home demo --user 7 --candidates 500")
 @at_home
 @click.option("--user", help="Key of the user; default: one of the last evaluation day.")
+@click.option(
+    "--ranker",
+    "ranker_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help=f"[default: HOME/rankers/{WITH}-0.safetensors]",
+)
 @click.option("--candidates", default=500, show_default=True, help="Pins to rank.")
 @click.option(
     "--at", type=UtcTime(), help="Time of the request.  [default: the last as-of time of the world]"
@@ -173,6 +216,7 @@ def request(
     data: Path | None,
     repo: Path | None,
     user: str | None,
+    ranker_path: Path | None,
     candidates: int,
     at: datetime | None,
     repeat: int,
@@ -182,7 +226,7 @@ def request(
     """Rank candidates for one user from the online store, and time it."""
     place = Home(home)
     world = World.load(world_path or place.world)
-    ranker = load_ranker(place.rankers / f"{WITH}-0.safetensors")
+    ranker = load_ranker(ranker_path or place.rankers / f"{WITH}-0.safetensors")
     store = FeatureStore(str(repo or place.repo))
     start, end = world.dates.evaluation()
     shown = load_impressions(world, data or place.data, start, end, end, place.runs / "impressions")

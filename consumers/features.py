@@ -170,6 +170,7 @@ class RankerBatch:
         dense_present: (B, F) bool.
         context: column -> (B,) Arrow array of what the request brings along.
         labels: task -> (B,) float32; empty in serving.
+        versions: family -> the version that was read online; empty in training.
     """
 
     vectors: dict[str, torch.Tensor]
@@ -179,6 +180,7 @@ class RankerBatch:
     dense_present: torch.Tensor
     context: dict[str, pa.Array] = field(default_factory=dict)
     labels: dict[str, torch.Tensor] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.dense)
@@ -202,6 +204,7 @@ class RankerBatch:
             dense_present=self.dense_present.index_select(0, rows),
             context={name: column.take(places) for name, column in self.context.items()},
             labels=chosen(self.labels),
+            versions=self.versions,
         )
 
 
@@ -224,6 +227,7 @@ def shape_batch(
     *,
     context: Mapping[str, pa.Array] | None = None,
     labels: Mapping[str, torch.Tensor] | None = None,
+    versions: Mapping[str, int] | None = None,
 ) -> RankerBatch:
     """Turn raw columns, by Feast's full names, into a batch of `rows` rows.
 
@@ -243,7 +247,14 @@ def shape_batch(
         dense[:, place] = values
         dense_present[:, place] = torch.from_numpy(mask)
     return RankerBatch(
-        vectors, present, ages, dense, dense_present, dict(context or {}), dict(labels or {})
+        vectors=vectors,
+        present=present,
+        age_seconds=ages,
+        dense=dense,
+        dense_present=dense_present,
+        context=dict(context or {}),
+        labels=dict(labels or {}),
+        versions=dict(versions or {}),
     )
 
 

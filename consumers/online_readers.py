@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from feast import FeatureStore
+from feast import FeatureStore, FeatureView
 
 from provender.consumers.feast_values import Answer, ages_of, numbers_of, vectors_of
 from provender.consumers.features import Column, FeatureLayout
@@ -23,35 +23,51 @@ Key = int | str
 class OnlineReader(Protocol):
     """Reads a layout's features by key."""
 
-    def read(self, join_key: str, keys: Sequence[Key], instant: datetime) -> dict[str, Column]:
+    def read(
+        self, join_key: str, keys: Sequence[Key], instant: datetime, views: Mapping[str, str]
+    ) -> dict[str, Column]:
         """Return the features that hang on one key, by Feast's full names, one row a key.
 
         Values past their view's ttl at ``instant``, or from later, are missing. Raises FetchError.
+
+        Args:
+            views: embedding view of the layout -> the one that is read in its place; its vectors
+                are returned under the layout's names.
         """
 
 
-def online_reader(store: FeatureStore, layout: FeatureLayout) -> OnlineReader:
-    """Return the reader that fits a feature store's online store."""
-    if isinstance(store.config.online_store, ProvenderOnlineStoreConfig):
-        return TensorReader(store, layout)
-    return FeastReader(store, layout)
+def is_ours(store: FeatureStore) -> bool:
+    """Return whether a feature store serves from provender's online store."""
+    return isinstance(store.config.online_store, ProvenderOnlineStoreConfig)
+
+
+def online_reader(
+    store: FeatureStore, layout: FeatureLayout, online: ProvenderOnlineStore
+) -> OnlineReader:
+    """Return the reader that fits a feature store's online store, `online` if that is ours."""
+    return TensorReader(store, layout, online) if is_ours(store) else FeastReader(store, layout)
 
 
 class TensorReader:
     """Rows of provender's online store, straight into arrays."""
 
-    def __init__(self, store: FeatureStore, layout: FeatureLayout) -> None:
-        self._config, self._layout = store.config, layout
-        self._online = ProvenderOnlineStore()
+    def __init__(
+        self, store: FeatureStore, layout: FeatureLayout, online: ProvenderOnlineStore
+    ) -> None:
+        self._store, self._layout, self._online = store, layout, online
         names = {spec.view_name for spec in layout.embeddings} | {f.view for f in layout.dense}
         self._views = {name: store.get_feature_view(name) for name in names}
 
-    def read(self, join_key: str, keys: Sequence[Key], instant: datetime) -> dict[str, Column]:
+    def read(
+        self, join_key: str, keys: Sequence[Key], instant: datetime, views: Mapping[str, str]
+    ) -> dict[str, Column]:
         """As :class:`OnlineReader`."""
         columns: dict[str, Column] = {}
         for spec in self._layout.embeddings:
             if spec.join_key == join_key:
-                columns |= self._view(spec.view_name, join_key, keys, [VECTOR_COLUMN], instant)
+                read = views.get(spec.view_name, spec.view_name)
+                (vectors,) = self._view(read, join_key, keys, [VECTOR_COLUMN], instant).values()
+                columns[f"{spec.view_name}__{VECTOR_COLUMN}"] = vectors
         dense = [each for each in self._layout.dense if each.join_key == join_key]
         for view in dict.fromkeys(each.view for each in dense):
             names = [each.name for each in dense if each.view == view]
@@ -61,22 +77,32 @@ class TensorReader:
     def _view(
         self, name: str, join_key: str, keys: Sequence[Key], features: list[str], instant: datetime
     ) -> dict[str, Column]:
-        view = self._views[name]
-        rows = self._online.read_columns(self._config, view, {join_key: keys}, features)
+        view = self._registered(name)
+        rows = self._online.read_columns(self._store.config, view, {join_key: keys}, features)
         fresh, ages = rows.fresh(view.ttl, instant), rows.ages(instant)
         return {
             f"{name}__{feature}": Column(column.values, column.valid & fresh, ages)
             for feature, column in rows.columns.items()
         }
 
+    def _registered(self, name: str) -> FeatureView:
+        if name not in self._views:  # Another version than the layout's, met the first time.
+            self._views[name] = self._store.get_feature_view(name)
+        return self._views[name]
+
 
 class FeastReader:
-    """Feast's public online retrieval, decoded from its protobuf."""
+    """Feast's public online retrieval, decoded from its protobuf.
+
+    Releases lie beside provender's online tables: here nothing is read in another's place.
+    """
 
     def __init__(self, store: FeatureStore, layout: FeatureLayout) -> None:
         self._store, self._layout = store, layout
 
-    def read(self, join_key: str, keys: Sequence[Key], instant: datetime) -> dict[str, Column]:
+    def read(
+        self, join_key: str, keys: Sequence[Key], instant: datetime, views: Mapping[str, str]
+    ) -> dict[str, Column]:
         """As :class:`OnlineReader`."""
         answer = self._ask(join_key, keys) if keys else {}
         columns: dict[str, Column] = {}

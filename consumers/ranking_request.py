@@ -4,11 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from torch import Tensor
 
 from provender.consumers.online_fetch import OnlineFetcher
 from provender.consumers.ranker import Ranker
+from provender.consumers.served_versions import Assignment
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The candidates of one request in the order of the request.
+
+    Attributes:
+        clicks: (n,) float32, p(click) of each.
+        missing: view -> candidates without a vector.
+        versions: family -> the version that was read.
+        fetch_seconds, score_seconds: how long the two parts took.
+    """
+
+    clicks: Tensor
+    missing: dict[str, int]
+    versions: dict[str, int]
+    fetch_seconds: float
+    score_seconds: float
 
 
 @dataclass(frozen=True)
@@ -20,6 +41,7 @@ class Ranked:
         scores: p(click) of each, in the same order.
         missing: view -> candidates without a vector.
         fetch_seconds, score_seconds: how long the two parts took.
+        versions: family -> the version that was read; one for all vectors of the answer.
     """
 
     pins: list[int | str]
@@ -27,6 +49,7 @@ class Ranked:
     missing: dict[str, int]
     fetch_seconds: float
     score_seconds: float
+    versions: dict[str, int] = field(default_factory=dict)
 
 
 def rank(
@@ -41,16 +64,43 @@ def rank(
     An unknown user or pin is scored by what is known of the rest; no candidates give an empty
     answer; duplicates stay duplicates.
     """
+    return in_order(score(fetcher, ranker, user_id, pin_ids, context), pin_ids)
+
+
+def score(
+    fetcher: OnlineFetcher,
+    ranker: Ranker,
+    user_id: int | str,
+    pin_ids: Sequence[int | str],
+    context: Mapping[str, Any] | None = None,
+    *,
+    assignment: Assignment | None = None,
+) -> Scored:
+    """Score candidates without sorting them; of what is live, or as assigned."""
     started = time.perf_counter()
-    batch = fetcher.fetch(user_id, pin_ids, context or {})
+    batch = fetcher.fetch(user_id, pin_ids, context or {}, assignment=assignment)
     fetched = time.perf_counter()
-    scores = ranker.score(batch).click
-    order = scores.argsort(descending=True, stable=True).tolist()
-    scored = time.perf_counter()
-    return Ranked(
-        pins=[pin_ids[place] for place in order],
-        scores=scores[order].tolist() if order else [],
+    clicks = ranker.score(batch).click
+    return Scored(
+        clicks=clicks,
         missing={view: int((~mask).sum()) for view, mask in batch.present.items()},
+        versions=batch.versions,
         fetch_seconds=fetched - started,
-        score_seconds=scored - fetched,
+        score_seconds=time.perf_counter() - fetched,
+    )
+
+
+def in_order(scored: Scored, pin_ids: Sequence[int | str]) -> Ranked:
+    """Sort scored candidates, best first."""
+    started = time.perf_counter()
+    order = scored.clicks.argsort(descending=True, stable=True).tolist()
+    pins = [pin_ids[place] for place in order]
+    scores = scored.clicks[order].tolist() if order else []
+    return Ranked(
+        pins=pins,
+        scores=scores,
+        missing=scored.missing,
+        fetch_seconds=scored.fetch_seconds,
+        score_seconds=scored.score_seconds + time.perf_counter() - started,
+        versions=scored.versions,
     )

@@ -12,6 +12,7 @@ from feast import FeatureStore
 
 from provender.consumers.features import FeatureLayout
 from provender.consumers.online_fetch import OnlineFetcher
+from provender.consumers.ranker import RankerConfig
 from provender.consumers.training_join import training_join
 from provender.plugin.errors import ProvenderError, VersionError
 
@@ -117,7 +118,7 @@ class Served:
     """What a fetcher needs to know of a ranker."""
 
     def __init__(self, layout: FeatureLayout) -> None:
-        self.layout = layout
+        self.layout, self.config = layout, RankerConfig()
 
 
 @pytest.mark.parametrize(

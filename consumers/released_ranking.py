@@ -1,0 +1,166 @@
+"""Ranking by whatever is released: each request is served by the ranker of its versions.
+
+    ranking = ReleasedRanking(store, [ranker_of_v1, ranker_of_v2])
+    answer = ranking.rank(user_id, pin_ids, {"position": 1, "surface": "home"})
+    answer.versions  # {"transra": 1}; {"transra": 2} after a promotion, or for a canary's share
+
+A request looks at the releases once; what it reads follows from that look alone, so all vectors
+of an answer are of one version of each family, whatever is promoted meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from feast import FeatureStore
+
+from provender.consumers.ranker import Ranker
+from provender.consumers.ranker_choice import Choice, RankerChoice
+from provender.consumers.ranking_request import Ranked, Scored, in_order
+from provender.consumers.served_versions import Wanted
+from provender.consumers.shadow import ShadowLog
+from provender.plugin.errors import ConfigError
+from provender.plugin.releases import Release, Releases, ReleaseWatch
+
+_log = logging.getLogger(__name__)
+States = Mapping[str, Release]
+
+
+class ReleasedRanking:
+    """Answers requests by what is live, or for a canary's share of them by the candidate.
+
+    For many threads. A candidate that no ranker here reads gets no request: what is live answers,
+    and a warning says so once.
+
+    Attributes:
+        shadow: how the candidate's scores differ from those that were answered.
+
+    Args:
+        store: a feature store with provender's online store.
+        rankers: those of the same versions in the order in which they are preferred; one without
+            embeddings answers nothing here.
+        seconds: for how long the releases are used before they are read again.
+        now: the time of all requests, for a replay; each request's own time by default.
+        shadow_share: of the requests that what is live answers, the share (by their keys) that
+            the candidate scores as well, into `shadow`. It is done within the request, before the
+            answer is given, so these take twice as long; what goes wrong in it is counted and
+            harms no answer.
+
+    Raises:
+        ConfigError: another online store, no ranker that reads embeddings, or a share that is none.
+        VersionError: a ranker's service is not what it learned from.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        rankers: Sequence[Ranker],
+        *,
+        seconds: float = 1.0,
+        now: datetime | None = None,
+        shadow_share: float = 0.0,
+    ) -> None:
+        if not 0 <= shadow_share <= 1:
+            raise ConfigError(
+                "shadow_share",
+                found=str(shadow_share),
+                expected="a share of the requests, from 0 to 1",
+                remedy="Correct it.",
+            )
+        releases = Releases.of(store)
+        self._watch = ReleaseWatch(releases, seconds)
+        self._rankers = RankerChoice(store, rankers, releases.online, now=now)
+        self._families = self._rankers.families
+        self._choices: dict[tuple[Any, ...], Choice | None] = {}
+        self._warned: set[tuple[str, int | None]] = set()
+        self._shadow_share = shadow_share
+        self.shadow = ShadowLog()
+
+    def rank(
+        self,
+        user_id: int | str,
+        pin_ids: Sequence[int | str],
+        context: Mapping[str, Any] | None = None,
+        request_key: object = None,
+    ) -> Ranked:
+        """Rank candidates for a user by the probability of a click.
+
+        Args:
+            user_id: whose request it is.
+            pin_ids: the candidates.
+            context: as :meth:`OnlineFetcher.fetch` takes it.
+            request_key: what a canary's share and the shadow's go by: the same key is served by
+                the same version; the user by default.
+
+        Raises:
+            VersionError: what is live is what no ranker here may read.
+            FetchError: as :meth:`OnlineFetcher.fetch`.
+        """
+        states = self._watch.states()
+        key = user_id if request_key is None else request_key
+        canary = self._moved(states, {f: each.version_for(key) for f, each in states.items()})
+        scored = (canary or self._live(states)).score(user_id, pin_ids, context)
+        if canary is None and self._shadow_share and _part(key) < self._shadow_share:
+            self._follow(states, scored, user_id, pin_ids, context)
+        return in_order(scored, pin_ids)
+
+    def _live(self, states: States) -> Choice:
+        wanted = {family: each.live for family, each in states.items()}
+        choice = self._choice(states, wanted)
+        if choice is None:
+            raise self._rankers.refusal(wanted)
+        return choice
+
+    def _moved(self, states: States, wanted: Wanted) -> Choice | None:
+        """Return who serves versions that are not the live ones; None if they are, or nobody."""
+        families = [f for f in self._families if f in states and wanted[f] != states[f].live]
+        choice = self._choice(states, wanted) if families else None
+        if choice is None:
+            for family in families:
+                self._warn(family, wanted[family])
+        return choice
+
+    def _choice(self, states: States, wanted: Wanted) -> Choice | None:
+        """Return who serves these versions, as settled once after each move of a release."""
+        mine = [family for family in self._families if family in states]
+        settled = tuple((family, states[family].serial, wanted[family]) for family in mine)
+        if settled not in self._choices:
+            self._choices[settled] = self._rankers.of(wanted, states)
+        return self._choices[settled]
+
+    def _follow(
+        self,
+        states: States,
+        live: Scored,
+        user_id: int | str,
+        pin_ids: Sequence[int | str],
+        context: Mapping[str, Any] | None,
+    ) -> None:
+        """Let the candidate score a request that was answered without it."""
+        try:
+            wanted = {f: each.candidate or each.live for f, each in states.items()}
+            choice = self._moved(states, wanted)
+            if choice is not None:
+                self.shadow.add(live, choice.score(user_id, pin_ids, context))
+        except Exception as error:  # Whatever it is, the request has its answer.
+            self.shadow.failed(error)
+
+    def _warn(self, family: str, version: int | None) -> None:
+        if (family, version) not in self._warned:
+            self._warned.add((family, version))
+            _log.warning(
+                "family %s: no ranker reads version %s, the candidate; what is live answers its "
+                "share of the requests",
+                family,
+                version,
+            )
+
+
+def _part(key: object) -> float:
+    """Return where a key lies within [0, 1) for the shadow, whatever a canary makes of it."""
+    digest = hashlib.blake2b(f"shadow\0{key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2**64
