@@ -60,7 +60,9 @@ class World(BaseModel):
         default_factory=dict, description="role -> events; checked by producers/counters.py"
     )
     transra: dict[str, Any] = Field(
-        default_factory=dict, description="checked by producers/transra_config.py"
+        default_factory=dict,
+        description="how TransRA is trained, and under `versions` what differs for single ones; "
+        "checked by producers/transra_config.py",
     )
     ranking: dict[str, Any] = Field(
         default_factory=dict, description="checked by consumers/ranking_task.py"

@@ -4,30 +4,39 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 
 import click
-from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from provender.plugin.console import console, log, progress
 from provender.plugin.files import write_whole
 from provender.plugin.home import Home
 from provender.plugin.options import FOLDER, UtcTime, at_home
-from provender.plugin.repo import views_in_repo
+from provender.plugin.repo import DeclaredView, views_in_repo
+from provender.plugin.snapshot import find_snapshots
 from provender.plugin.world import World
 from provender.producers.dgl_graph import summarise
 from provender.producers.evaluation import EvaluationReport, next_day
 from provender.producers.event_mapping import EventMapping
-from provender.producers.event_set import REJECTED, EventSet
+from provender.producers.event_set import EventSet
 from provender.producers.events import read_window
 from provender.producers.graph import TripleGraph
-from provender.producers.refresh import Job, OnStage, Refresh, read_graph, refresh, restore
+from provender.producers.job import Job, versions_of
+from provender.producers.refresh import Refresh, read_graph, refresh, restore
 from provender.producers.simulator import simulate as simulate_world
 from provender.producers.simulator_config import SimulatorConfig
+from provender.producers.stages import stages, tell_bad_rows
+
+_FAMILY = click.option(
+    "--family", help="Which family of views.  [default: the only one that TransRA produces]"
+)
+_VERSION = click.option(
+    "--version", type=int, help="Of the family's views.  [default: the newest declared]"
+)
 
 
 @click.command(epilog="Example: provender simulate --out world --users 3000 --pins 3000 --days 14")
@@ -85,6 +94,14 @@ def simulate(
     help="Compute embeddings from the events before this time; may be given several times.  "
     "[default: the dates of the world file]",
 )
+@_FAMILY
+@click.option(
+    "--version",
+    "numbers",
+    type=int,
+    multiple=True,
+    help="Of the family's views; may be given several times.  [default: every declared version]",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 def produce(
     home: Path,
@@ -92,21 +109,50 @@ def produce(
     data: Path | None,
     repo: Path | None,
     as_ofs: tuple[datetime, ...],
+    family: str | None,
+    numbers: tuple[int, ...],
     device: str,
 ) -> None:
     """Train TransRA and write the snapshots of every view that the feature repo declares.
 
-    A run that was stopped is found again and goes on; what is done is not done again.
+    A run that was stopped is found again and goes on; what is done is not done again. Nothing is
+    asked of the vectors and nothing goes online: this is for first histories and backfills, while
+    `provender refresh` renews what is in use.
     """
-    job = _job(home, world_path, data, repo, device)
+    place = _Place.at(home, world_path, data, repo)
+    jobs = [
+        place.job(family, number, device)
+        for number in sorted(set(numbers)) or versions_of(place.views, family)
+    ]
     done: list[tuple[Refresh, float]] = []
-    for as_of in sorted(as_ofs) or job.world.dates.as_ofs():
-        started = time.perf_counter()
-        with _stages(f"{as_of:%Y-%m-%d}") as on_stage:
-            result = refresh(job, as_of, on_stage)
-        done.append((result, time.perf_counter() - started))
-        _tell_bad_rows(result.events)
+    for job in jobs:
+        for as_of in sorted(as_ofs) or _dates(job):
+            started = time.perf_counter()
+            with stages(f"{as_of:%Y-%m-%d}", job.version if len(jobs) > 1 else None) as on_stage:
+                result = refresh(job, as_of, on_stage)
+            done.append((result, time.perf_counter() - started))
+            tell_bad_rows(result.events)
     console.print(_refreshes(done))
+
+
+def _dates(job: Job) -> list[datetime]:
+    """The world's dates; of an anchored version, those with something to be anchored to."""
+    dates = job.world.dates.as_ofs()
+    if job.anchored_to is None:
+        return dates
+    views = [
+        f"{spec.name}_v{number}" for spec in job.specs for number in (spec.version, job.anchored_to)
+    ]
+    known = [s.manifest.as_of for view in views for s in find_snapshots(job.home.snapshots, view)]
+    left = [date for date in dates if known and date > min(known)]
+    if not left:
+        return dates  # And the first of them says what is missing.
+    for early in dates[: len(dates) - len(left)]:
+        log.print(
+            f"version {job.version} as of {early:%Y-%m-%d} is left out: version {job.anchored_to}, "
+            "which it is anchored to, has no earlier snapshot"
+        )
+    return left
 
 
 @click.command(epilog="Example: provender graph --home demo --as-of 2026-03-14")
@@ -114,32 +160,44 @@ def produce(
 @click.option(
     "--as-of", type=UtcTime(), help="The cut.  [default: the last as-of date of the world file]"
 )
+@_FAMILY
+@_VERSION
 def graph(
     home: Path,
     world_path: Path | None,
     data: Path | None,
     repo: Path | None,
     as_of: datetime | None,
+    family: str | None,
+    version: int | None,
 ) -> None:
     """Show what the events before a time become: rows, edges, and who has any."""
-    job = _job(home, world_path, data, repo, "cpu")
+    job = _Place.at(home, world_path, data, repo).job(family, version, "cpu")
     cut = as_of or job.world.dates.as_ofs()[-1]
-    with _stages(f"{cut:%Y-%m-%d}") as on_stage:
+    with stages(f"{cut:%Y-%m-%d}") as on_stage:
         events, built = read_graph(job, cut, job.home.runs / "graph", on_stage)
-    _tell_bad_rows(events)
+    tell_bad_rows(events)
     console.print(_summary(events, built))
 
 
 @click.command(epilog="Example: provender evaluate --home demo")
 @at_home
+@_FAMILY
+@_VERSION
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 def evaluate(
-    home: Path, world_path: Path | None, data: Path | None, repo: Path | None, device: str
+    home: Path,
+    world_path: Path | None,
+    data: Path | None,
+    repo: Path | None,
+    family: str | None,
+    version: int | None,
+    device: str,
 ) -> None:
     """Predict the links of the days after the last as-of date, beside popularity and chance."""
-    job = _job(home, world_path, data, repo, device)
+    job = _Place.at(home, world_path, data, repo).job(family, version, device)
     start, end = job.world.dates.evaluation()
-    with _stages("evaluate") as on_stage:
+    with stages("evaluate") as on_stage:
         trained = restore(job, start, on_stage)
         mapping = EventMapping.from_world(job.world)
         work = job.home.runs / "evaluation"
@@ -148,51 +206,39 @@ def evaluate(
         report = next_day(trained.parameters, trained.graph, window)
         on_stage("rank", 1, 1, "")
     path = job.home.reports / "evaluation.json"
-    told = {"from": start.isoformat(), "to": end.isoformat(), "metrics": report.metrics()}
+    told = {
+        "family": job.family,
+        "version": job.version,
+        "from": start.isoformat(),
+        "to": end.isoformat(),
+        "metrics": report.metrics(),
+    }
     write_whole(path, json.dumps(told, indent=2).encode())
     console.print(_ranked(report, start, end))
     log.print(f"written to {path}")
 
 
-def _job(
-    home: Path, world_path: Path | None, data: Path | None, repo: Path | None, device: str
-) -> Job:
-    place = Home(home)
-    world = World.load(world_path or place.world)
-    views = views_in_repo(repo or place.repo)
-    return Job.declare(world, data or place.data, place, views, device)
+@dataclass(frozen=True)
+class _Place:
+    """What the options say of where to work."""
 
+    home: Home
+    world: World
+    data: Path
+    views: list[DeclaredView]
 
-@contextmanager
-def _stages(title: str) -> Iterator[OnStage]:
-    """Show one progress bar a stage."""
-    with progress() as bar:
-        tasks: dict[str, TaskID] = {}
+    @classmethod
+    def at(
+        cls, home: Path, world_path: Path | None, data: Path | None, repo: Path | None
+    ) -> _Place:
+        place = Home(home)
+        world = World.load(world_path or place.world)
+        return cls(place, world, data or place.data, views_in_repo(repo or place.repo))
 
-        def on_stage(stage: str, done: int, total: int, note: str) -> None:
-            _advance(bar, tasks, f"{title} {stage}", done, total, note)
-
-        yield on_stage
-
-
-def _advance(
-    bar: Progress, tasks: dict[str, TaskID], name: str, done: int, total: int, note: str
-) -> None:
-    if name not in tasks:
-        tasks[name] = bar.add_task(name, total=total, note=note)
-    bar.update(tasks[name], completed=done, total=total, note=note)
-
-
-def _tell_bad_rows(events: EventSet | None) -> None:
-    """Say which rows were set aside, and where they lie."""
-    for name, count in events.report.events.items() if events else ():
-        if events and count.bad:
-            reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in count.bad.items())
-            log.print(
-                f"events.{name}: {reasons} of {count.kept + sum(count.bad.values()):,} rows, "
-                f"put aside in {events.folder / REJECTED / name}.parquet",
-                style="yellow",
-            )
+    def job(self, family: str | None, version: int | None, device: str) -> Job:
+        return Job.declare(
+            self.world, self.data, self.home, self.views, device, family=family, version=version
+        )
 
 
 def _summary(events: EventSet, built: TripleGraph) -> Table:

@@ -28,6 +28,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 #: Heads (B,) within their type -> scores (B, n) of all entities of the tail's type, on the CPU.
 Scorer = Callable[[Tensor], Tensor]
+#: Scores held at once, at most.
+SCORES = 2**26
 
 
 @dataclass(frozen=True)
@@ -90,15 +92,9 @@ def next_day(
     from. Beyond `max_heads` heads of a relation, so many are drawn (seeded).
     """
     reports = []
-    relation, head, tail = (
-        window.column(name).to_numpy().astype(np.int64) for name in ("relation", "head", "tail")
-    )
-    for index, one in enumerate(graph.relations):
-        of, here = graph.edges_of(index), relation == index
-        if of.stop == of.start or not here.any():
-            continue
-        pairs = _sample(np.unique(np.stack([head[here], tail[here]]), axis=1), max_heads, seed)
+    for index, pairs in _pairs(graph, window, max_heads, seed):
         truth = _by_head(pairs)
+        one = graph.relations[index]
         count = graph.counts[one.tail]
         scorers = (
             model_scorer(parameters, graph, index),
@@ -108,6 +104,60 @@ def next_day(
         rankings = [rank(scorer, truth, count, hits=hits, recalls=recalls) for scorer in scorers]
         reports.append(RelationReport(one.name, len(truth), pairs.shape[1], count, *rankings))
     return EvaluationReport(tuple(reports))
+
+
+@dataclass(frozen=True)
+class Quality:
+    """One figure for a model, and popularity's: the mean over the relations of Recall@100."""
+
+    model: float
+    popularity: float
+
+
+def quality(
+    parameters: TransRAParameters,
+    graph: TripleGraph,
+    window: pa.Table,
+    *,
+    recall: int = 100,
+    max_heads: int = 2_000,
+    seed: int = 0,
+) -> Quality | None:
+    """Judge the parameters as `next_day` does, in one figure; None where nothing was to predict.
+
+    Two models of one as-of time are asked the same: the heads drawn, the true tails and the
+    candidates follow from the events alone. Only relations that a model learns from count, so two
+    whose `relations` differ are not asked the same; and popularity follows `half_life_days` and
+    `degree_cap` in so far as they drop edges.
+    """
+    found = []
+    for index, pairs in _pairs(graph, window, max_heads, seed):
+        truth, count = _by_head(pairs), graph.counts[graph.relations[index].tail]
+        scorers = (
+            model_scorer(parameters, graph, index),
+            _constant_scorer(popularity(graph, index)),
+        )
+        found.append(
+            [
+                rank(each, truth, count, hits=(), recalls=(recall,)).recall[recall]
+                for each in scorers
+            ]
+        )
+    return Quality(*np.mean(found, axis=0).tolist()) if found else None
+
+
+def _pairs(
+    graph: TripleGraph, window: pa.Table, max_heads: int | None, seed: int
+) -> Iterator[tuple[int, Ints]]:
+    """The relations that are both in the graph and in the window, each with its true pairs."""
+    relation, head, tail = (
+        window.column(name).to_numpy().astype(np.int64) for name in ("relation", "head", "tail")
+    )
+    for index in range(len(graph.relations)):
+        of, here = graph.edges_of(index), relation == index
+        if of.stop > of.start and here.any():
+            pairs = np.unique(np.stack([head[here], tail[here]]), axis=1)
+            yield index, _sample(pairs, max_heads, seed)
 
 
 def popularity(graph: TripleGraph, relation: int) -> Tensor:
@@ -141,7 +191,7 @@ def rank(
     harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, candidates + 1))])
     reciprocal, within = [], []
     by_head: list[list[float]] = []
-    for row, tails in _rows(scorer, truth, batch):
+    for row, tails in _rows(scorer, truth, max(1, min(batch, SCORES // max(1, candidates)))):
         true = row[tails]
         above = (row > true[:, None]).sum(1)
         level = (row == true[:, None]).sum(1)  # itself included

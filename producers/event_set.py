@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from provender.plugin.errors import CheckpointError
 
 EVENTS, IDS, REJECTED, REPORT = "events.parquet", "ids", "rejected", "report.json"
 TIME = pa.timestamp("us", tz="UTC")
@@ -79,6 +83,70 @@ class EventSet:
     counts: dict[str, int]
     report: ReadReport
 
+    @classmethod
+    def open(cls, folder: Path) -> EventSet:
+        """Open what `write_report` and its reader wrote; raises CheckpointError."""
+        try:
+            content = json.loads((folder / REPORT).read_bytes())
+            start, end = (datetime.fromisoformat(time) for time in content["window"])
+            return cls(
+                folder=folder,
+                as_of=datetime.fromisoformat(content["as_of"]),
+                window=(start, end),
+                relations=tuple(Relation(**relation) for relation in content["relations"]),
+                counts=content["counts"],
+                report=ReadReport(
+                    {name: EventCount(**count) for name, count in content["events"].items()}
+                ),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"events {folder}",
+                found=f"{type(error).__name__}: {error}",
+                expected=f"the events of a run, with their {REPORT}",
+                remedy="Run the producer again for this as-of date.",
+            ) from None
+
+    def since(self, former: EventSet) -> pa.Table:
+        """The events from the former set's as-of time on between entities that it knows.
+
+        The same as reading that window of the log anew (`events.read_window`), as far as this set
+        was read from the same log.
+
+        Returns:
+            relation int16, head and tail int64: the former set's numbers.
+        """
+        known = {entity: self._numbers_in(former, entity) for entity in self.counts}
+        names = [relation.name for relation in former.relations]
+        later = pq.read_table(
+            self.folder / EVENTS,
+            columns=["relation", "head", "tail"],
+            filters=pc.field("time") >= pa.scalar(former.as_of, TIME),
+        )
+        parts = [later.slice(0, 0)]
+        for index, one in enumerate(self.relations):
+            if one not in former.relations:
+                continue
+            here = later.filter(pc.field("relation") == index)
+            head, tail = (
+                known[entity][here[end].to_numpy()]
+                for end, entity in (("head", one.head), ("tail", one.tail))
+            )
+            both = (head >= 0) & (tail >= 0)
+            number = np.full(both.sum(), names.index(one.name), np.int16)
+            columns = {"relation": number, "head": head[both], "tail": tail[both]}
+            parts.append(pa.table(columns, schema=later.schema))
+        return pa.concat_tables(parts)
+
+    def _numbers_in(
+        self, former: EventSet, entity: str
+    ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """The number that the former set gives each entity, -1 for those that it does not know."""
+        if entity not in former.counts:
+            return np.full(self.counts[entity], -1, np.int64)
+        found = pc.index_in(self.keys(entity), value_set=former.keys(entity))
+        return np.asarray(found.fill_null(-1).to_numpy(), dtype=np.int64)
+
     def keys(self, entity: str) -> pa.Array:
         """The keys of ids 0..n-1, sorted: int64, or string in the order of its UTF-8 bytes."""
         table = pq.read_table(self.folder / IDS / f"{entity}.parquet", columns=["key"])
@@ -98,6 +166,11 @@ class EventSet:
             "events": {name: asdict(count) for name, count in self.report.events.items()},
         }
         (folder / REPORT).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def events_folder(work: Path, as_of: datetime) -> Path:
+    """Return where in a reader's folder the events before a time lie or will lie."""
+    return work / f"events-{as_of.astimezone(UTC):%Y%m%dT%H%M%SZ}"
 
 
 def write_batches(reader: pa.RecordBatchReader, writer: pq.ParquetWriter) -> int:

@@ -38,6 +38,7 @@ from provender.producers.event_set import (
     EventSet,
     ReadReport,
     Relation,
+    events_folder,
     write_batches,
 )
 from provender.producers.event_sql import Cut, normalised
@@ -98,7 +99,7 @@ def read_events(
     now = now or datetime.now(UTC)
     _check_zone("as_of", as_of)
     _check_zone("now", now)
-    place = work / f"events-{as_of.astimezone(UTC):%Y%m%dT%H%M%SZ}"
+    place = events_folder(work, as_of)
     with _reading(mapping, data, work, Cut(as_of, now), memory_limit) as reading:
         report = _normalise_all(reading, work / f"rejected-{place.name.removeprefix('events-')}")
         start = _first_time(reading, report)

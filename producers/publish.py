@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from provender.plugin.errors import ConfigError, SnapshotError
+from provender.plugin.errors import ConfigError, DriftError, SnapshotError
 from provender.plugin.manifest import RunInfo
 from provender.plugin.snapshot import Snapshot, find_snapshot, write_snapshot
 from provender.plugin.spec import EmbeddingSpec
 from provender.producers.vectors import Vectors
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a gate says of one view's vectors before they are published.
+
+    Attributes:
+        metrics: what it measured, for the view's manifest.
+        notes: what is to be remembered beside it.
+        refused: why they may not be published, None where they may.
+    """
+
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    refused: DriftError | None = None
+
+
+#: A view, the as-of time and the vectors that it would hold -> what is to be said of them.
+Gate = Callable[[EmbeddingSpec, datetime, Vectors], Finding]
 
 
 def publish(
@@ -19,14 +39,26 @@ def publish(
     as_of: datetime,
     vectors: Mapping[str, Vectors],
     run: RunInfo,
+    findings: Mapping[str, Finding],
 ) -> list[Snapshot]:
     """Write the snapshot of every view from the vectors of its entity type.
 
     A view whose snapshot this run has written before is left as it is, so that a run which was
-    killed between two views is completed by running it again.
-
-    Raises ConfigError for a view of an entity that the run has no vectors of.
+    killed between two views is completed by running it again. What a gate found of a view, by the
+    view's name, goes into its manifest.
     """
+    snapshots = []
+    for spec in specs:
+        found, rows = findings.get(spec.view_name, Finding()), vectors[spec.entity]
+        told = replace(
+            run, metrics={**run.metrics, **found.metrics}, notes={**run.notes, **found.notes}
+        )
+        snapshots.append(write_snapshot(root, spec, as_of, rows.keys, rows.vectors, told))
+    return snapshots
+
+
+def check_entities(specs: Sequence[EmbeddingSpec], vectors: Mapping[str, Vectors]) -> None:
+    """Raise ConfigError for a view of an entity that a run has no vectors of."""
     for spec in specs:
         if spec.entity not in vectors:
             raise ConfigError(
@@ -35,12 +67,6 @@ def publish(
                 expected=f"one of {', '.join(sorted(vectors))}",
                 remedy="Declare the entity in the world file, or take the view out of the repo.",
             )
-    return [
-        write_snapshot(
-            root, spec, as_of, vectors[spec.entity].keys, vectors[spec.entity].vectors, run
-        )
-        for spec in specs
-    ]
 
 
 def published(

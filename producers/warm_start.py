@@ -41,6 +41,24 @@ class Parent:
             relation_tensors(parameters, graph),
         )
 
+    def parameters(self, graph: TripleGraph) -> TransRAParameters:
+        """The parameters again, for the graph that they were learned from.
+
+        Raises CheckpointError where they are those of another graph, or not all of them.
+        """
+        for entity, keys in graph.keys.items():
+            if entity not in self.vectors or not self.vectors[entity].keys.equals(keys):
+                raise CheckpointError(
+                    f"vectors of {entity!r} from the parent",
+                    found="other keys" if entity in self.vectors else "none",
+                    expected="a vector for each entity of its events",
+                    remedy="Remove the run's folder; its refresh is then computed again.",
+                )
+        entities = [torch.from_numpy(np.array(self.vectors[each].vectors)) for each in graph.keys]
+        dim = entities[0].shape[1]
+        translation, deviation = first_relations(graph, dim, None, self)
+        return TransRAParameters(torch.cat(entities), translation, deviation)
+
     @property
     def fingerprint(self) -> str:
         """A SHA-256 over everything."""

@@ -1,0 +1,125 @@
+"""Taking what a refresh has published online: the views of one version, and those alone."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+from feast import FeatureStore
+
+from provender.plugin.embedding_view import embedding_specs, files_of
+from provender.plugin.errors import ConfigError, OnlineStoreError
+from provender.plugin.online_store import ProvenderOnlineStore, ProvenderOnlineStoreConfig
+from provender.plugin.online_tables import OnlineTable
+from provender.plugin.releases import Releases
+from provender.plugin.snapshot import Snapshot
+from provender.plugin.spec import EmbeddingSpec, check_unchanged
+from provender.plugin.table_records import TableRecord
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What became of one view's online table.
+
+    Attributes:
+        rows: that it holds; None where the online store is not provender's.
+        done: what was done: `loaded`, `done before`, or `newer there` where the table holds a
+            later as-of time already.
+    """
+
+    rows: int | None
+    done: str
+
+
+class OnlineRefresh:
+    """The online side of a repo."""
+
+    def __init__(self, repo: Path) -> None:
+        self.store = FeatureStore(str(repo))
+        ours = isinstance(self.store.config.online_store, ProvenderOnlineStoreConfig)
+        self._online = ProvenderOnlineStore() if ours else None
+
+    def retired(self, family: str) -> tuple[int, ...]:
+        """Return the versions of a family that the log of releases calls retired.
+
+        Raises ConfigError where the online store is not provender's, which has no such log, and
+        OnlineStoreError where it does not answer.
+        """
+        state = Releases.of(self.store).current(family)
+        return state.retired if state else ()
+
+    def check_registered(self, spec: EmbeddingSpec, snapshots: Path) -> None:
+        """Check that the registry knows the view as it is declared, reading from `snapshots`.
+
+        Raises ConfigError, or VersionError where it is registered as something else.
+        """
+        registered = embedding_specs(self.store).get(spec.view_name)
+        if registered is None:
+            raise ConfigError(
+                f"embedding view {spec.view_name}",
+                found="declared, but not registered",
+                expected="a registered view, which has an online table",
+                remedy=f"Run `feast apply` in {self.store.repo_path}.",
+            )
+        check_unchanged(registered, spec)
+        source = self.store.get_feature_view(spec.view_name).batch_source
+        path, expected = str(getattr(source, "path", source)), files_of(spec, str(snapshots))
+        if path != expected:
+            raise ConfigError(
+                f"source of {spec.view_name} in the registry",
+                found=path,
+                expected=f"{expected}, where its snapshots are written",
+                remedy=f"Run `feast apply` in {self.store.repo_path}, or give the --home that the "
+                "repo reads from.",
+            )
+
+    def load(self, spec: EmbeddingSpec, snapshot: Snapshot) -> Loaded:
+        """Materialize one view up to a snapshot, from what its table has on.
+
+        Raises OnlineStoreError where the snapshot's rows did not get there.
+        """
+        as_of, run_id = snapshot.manifest.as_of, snapshot.manifest.run_id
+        start = as_of - spec.ttl
+        last = self._last_run(spec)
+        if last is not None:
+            if last == (as_of, run_id):
+                return Loaded(self._rows(spec), "done before")
+            if last[0] > as_of:
+                return Loaded(self._rows(spec), "newer there")
+            start = max(start, last[0])
+        with contextlib.redirect_stdout(sys.stderr):  # Feast tells its progress in print().
+            self.store.materialize(start, as_of, feature_views=[spec.view_name])
+        if self._record(spec) is not None and self._last_run(spec) != (as_of, run_id):
+            raise OnlineStoreError(
+                f"online table of {spec.view_name}",
+                found="no rows of the new snapshot",
+                expected=f"the rows of run {run_id}",
+                remedy="Run the same command again, or look into what else loads the table.",
+            )
+        return Loaded(self._rows(spec), "loaded")
+
+    def _last_run(self, spec: EmbeddingSpec) -> tuple[datetime, str] | None:
+        record = self._record(spec)
+        if record is None or not record.runs:
+            return None
+        return record.runs[-1].as_of, record.runs[-1].run_id
+
+    def _record(self, spec: EmbeddingSpec) -> TableRecord | None:
+        if self._online is None:
+            return None
+        return self._online.records(self.store.config).get(self._table(spec))
+
+    def _rows(self, spec: EmbeddingSpec) -> int | None:
+        if self._online is None:
+            return None
+        count = sa.select(sa.func.count()).select_from(sa.table(self._table(spec)))
+        database = self._online.database(self.store.config)
+        return int(database.execute(f"online table of {spec.view_name}", count)[0][0])
+
+    def _table(self, spec: EmbeddingSpec) -> str:
+        view = self.store.get_feature_view(spec.view_name)
+        return OnlineTable.of(self.store.config, view).name
