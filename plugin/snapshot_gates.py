@@ -170,7 +170,7 @@ def _compared(view: StoredView, sample: _Sample, online: OnlineRows) -> tuple[st
     told += [f"{newer.sum():,} pushed since"] if newer.any() else []
     for kind, rows in differ.items():
         if rows.any():
-            key = sample.listed[int(np.argmax(rows))]
+            key = sample.keys[int(np.argmax(rows))].as_py()
             told.append(f"{rows.sum():,} {kind}, such as {view.spec.join_key} {key!r}")
     # If all were pushed since, nothing was compared, which proves nothing.
     proven = kept.any() or not len(kept)

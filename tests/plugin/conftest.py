@@ -8,6 +8,7 @@ import yaml
 from feast import FeatureStore
 
 from tests.plugin.online_world import DATABASES, OnlineWorld, open_world
+from tests.plugin.release_world import ReleaseWorld
 
 REPO = Path(__file__).parents[2] / "feature_repo"
 
@@ -50,3 +51,23 @@ def online(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OnlineWor
         yield world
     finally:
         world.tear_down()
+
+
+@pytest.fixture
+def released(online: OnlineWorld) -> Iterator[ReleaseWorld]:
+    """A repo with versions to release, on each database."""
+    yield from _released(online)
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Iterator[ReleaseWorld]:
+    """The same on SQLite alone."""
+    yield from _released(open_world("sqlite", tmp_path))
+
+
+def _released(online: OnlineWorld) -> Iterator[ReleaseWorld]:
+    world = ReleaseWorld(online)
+    try:
+        yield world
+    finally:
+        world.open().teardown()  # type: ignore[no-untyped-call]

@@ -31,7 +31,7 @@ def keys_of(entity: Entity, count: int = ROWS, start: int = 0) -> pa.Array:
     """Users have numbers, pins have names."""
     if entity is USER:
         return pa.array(range(start, start + count), pa.int64())
-    return pa.array([f"pïn {i:05d}" for i in range(start, start + count)])
+    return pa.array([f"pïn {i:05d}" for i in range(start, start + count)], pa.string())
 
 
 @dataclass
@@ -45,6 +45,8 @@ class ReleaseWorld:
 
     def __post_init__(self) -> None:
         (self.repo / "data").mkdir(parents=True, exist_ok=True)
+        if self.online.kind == "sqlite":
+            self.online.url = f"sqlite:///{self.repo / 'data' / 'online.db'}"
         settings = {
             "project": self.online.project,
             "provider": "provender.plugin.provider.ProvenderProvider",
