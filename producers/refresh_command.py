@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from provender.plugin.console import console, log
 from provender.plugin.errors import ConfigError, DriftError, ProvenderError
@@ -21,9 +20,9 @@ from provender.plugin.world import World
 from provender.producers.drift_gate import DriftGate
 from provender.producers.job import Job, versions_of
 from provender.producers.online_refresh import Loaded, OnlineRefresh
-from provender.producers.publish import Finding
 from provender.producers.refresh import Refresh
 from provender.producers.refresh import refresh as compute
+from provender.producers.refresh_table import refreshed
 from provender.producers.stages import stages, tell_bad_rows
 
 
@@ -82,7 +81,8 @@ def refresh(
     gates = gates_of(repo or place.repo, family).drift
     ways = [_Way(job, as_of, DriftGate(place.snapshots, gates, reason), dry_run) for job in jobs]
     done = [way.go(online) for way in ways]
-    console.print(_table(family, as_of, done, dry_run))
+    for each in done:
+        console.print(refreshed(each.job, as_of, each.result, each.loaded))
     for error in (error for each in done for error in each.errors):
         log.print(f"Error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
     if any(each.errors for each in done):
@@ -155,51 +155,3 @@ class _Way:
 
 def _refusals(result: Refresh) -> tuple[DriftError, ...]:
     return tuple(found.refused for found in result.findings.values() if found.refused)
-
-
-#: Heading -> the figure in a manifest's metrics.
-_FIGURES = {
-    "quality": "quality",
-    "cosine": "drift/cosine_mean",
-    "kept": "drift/coverage",
-    "length": "drift/norm_ratio",
-    "others near": "drift/neighbours_changed",
-}
-
-
-def _table(family: str, as_of: datetime, done: Sequence[_Done], dry_run: bool) -> Table:
-    table = Table(title=f"{family} as of {as_of:%Y-%m-%d %H:%M}", show_edge=False)
-    for heading in ("view", "rows", *_FIGURES, "gate", "online"):
-        table.add_column(heading, no_wrap=heading == "view")
-    for each in done:
-        for index, spec in enumerate(each.job.specs):
-            table.add_row(spec.view_name, *_row(each, index, spec.view_name, dry_run))
-    return table
-
-
-def _row(done: _Done, index: int, view: str, dry_run: bool) -> list[str]:
-    result, loaded = done.result, done.loaded.get(view)
-    if result is None:
-        return ["-"] * (len(_FIGURES) + 1) + ["failed", "-"]
-    told = f"{loaded.rows:,} rows, {loaded.done}" if loaded and loaded.rows is not None else "-"
-    if loaded and loaded.rows is None:
-        told = loaded.done
-    if result.snapshots:
-        manifest = result.snapshots[index].manifest
-        figures: Mapping[str, float | None] = manifest.metrics
-        rows = f"{manifest.rows:,}"
-        passed = "forced" if "forced" in manifest.notes else _gate_word(figures)
-    else:
-        found = result.findings.get(view, Finding())
-        figures, rows = found.metrics, "-"
-        passed = "refused" if found.refused else _gate_word(figures)
-        told = "not published"
-    return [rows, *(_figure(figures.get(name)) for name in _FIGURES.values()), passed, told]
-
-
-def _gate_word(figures: Mapping[str, float | None]) -> str:
-    return "passed" if "drift/coverage" in figures else "not asked"
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
