@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 from feast import FeatureStore
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -20,7 +21,7 @@ from provender.plugin.options import UtcTime, at_repo
 from provender.plugin.release_moves import canary_of, promotion
 from provender.plugin.release_moves import retire as retire_version
 from provender.plugin.release_moves import rollback as roll_back
-from provender.plugin.release_status import history_table, status_of, status_table
+from provender.plugin.release_status import history_table, status_of, status_tables
 from provender.plugin.releases import Check, Release, Releases
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -59,9 +60,10 @@ def status(
     told = status_of(_store(home, repo), family, at or datetime.now(UTC))
     if form == "json":
         click.echo(json.dumps(told, indent=2))
-    elif told:
-        _print(status_table(told))
-    else:
+        return
+    for table in status_tables(told):
+        _print(table)
+    if not told:
         console.print("No embedding view is registered: declare some and run `feast apply`.")
 
 
@@ -215,4 +217,4 @@ def _checks(checks: Sequence[Check]) -> Table:
 
 def _print(table: Table) -> None:
     """Print a table, in a pipe as wide as it is."""
-    console.print(table, width=None if console.is_terminal else 1000)
+    (console if console.is_terminal else Console(width=1_000)).print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -36,15 +37,16 @@ def status_of(store: FeatureStore, family: str | None, now: datetime) -> dict[st
     return {name: _family(families[name], states.get(name), now) for name in families}
 
 
-def status_table(status: dict[str, Any]) -> Table:
-    """Return the status as a terminal shows it."""
-    names = "family version is view dim dtype space online age rows snapshot quality anchored"
-    table = Table(*names.split(), box=None, pad_edge=False)
+def status_tables(status: dict[str, Any]) -> Iterator[Table]:
+    """Yield the status of each family as a terminal shows it."""
+    names = ("version", "is", "view", "dim", "dtype", "space", "online as of", "age", "rows")
     for family, told in status.items():
+        table = Table(*names, "snapshot", "quality", "anchored to", box=None, pad_edge=False)
+        table.title, table.title_justify = Text(f"family {family}"), "left"
         for version in told["versions"]:
             for view in version["views"]:
-                table.add_row(Text(family), str(version["version"]), version["is"], *_cells(view))
-    return table
+                table.add_row(str(version["version"]), version["is"], *_cells(view))
+        yield table
 
 
 def history_table(moves: list[Release]) -> Table:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from feast import FeatureService, FeatureStore
+from feast.cli.cli import cli as feast_cli
 
 from provender.plugin import release_moves
 from provender.plugin.errors import ProvenderError, ReleaseConflictError, ReleaseError
 from provender.plugin.online_store import ProvenderOnlineStore
 from provender.plugin.release_moves import canary, promote, promotion, retire, rollback
 from provender.plugin.releases import Release, Releases
+from provender.plugin.repo import standing_in
 from tests.plugin.release_world import DAY, PIN, USER, ReleaseWorld, T
 from tests.plugin.test_release_gates import ranker
 
@@ -487,9 +488,10 @@ user_transra_v{version} = embedding_view(
 
 
 def feast(world: ReleaseWorld, command: str) -> tuple[int, str]:
-    run = [sys.executable, "-m", "feast.cli.cli", "-c", str(world.repo), *command.split()]
-    done = subprocess.run(run, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout + done.stderr
+    """Run a command of Feast's in this process; what it imports of the repo is forgotten."""
+    with standing_in(world.repo):
+        result = CliRunner().invoke(feast_cli, command.split())
+    return result.exit_code, result.output
 
 
 def test_feasts_own_commands_refuse_to_drop_what_is_live(family: ReleaseWorld) -> None:
