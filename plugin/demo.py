@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import click
+from feast import FeatureStore
 from feast.cli.cli import cli as feast_cli
 from rich.table import Table
 
@@ -23,10 +24,14 @@ from provender.plugin.console import console, log
 from provender.plugin.errors import ConfigError
 from provender.plugin.files import write_whole
 from provender.plugin.home import Home
+from provender.plugin.online_store import ProvenderOnlineStoreConfig
+from provender.plugin.releases import Releases
 from provender.plugin.repo import lay_out, standing_in
 from provender.plugin.world import World
 
 SIMULATED = "simulator"
+#: The views that the repo that ships declares.
+FAMILY = "transra"
 
 
 @click.command(
@@ -68,7 +73,7 @@ def demo(
     seeds: int,
     candidates: int,
 ) -> None:
-    """Walk the whole path: event logs, TransRA, Feast, rankers, one ranked request.
+    """Walk the whole path: event logs, TransRA, Feast, a release, rankers, one ranked request.
 
     Run it again and it goes on where it was stopped; what is done is not done again.
     """
@@ -96,6 +101,7 @@ def demo(
     _provender("evaluate", *at_home)
     _feast(repo, "apply")
     _feast(repo, "materialize", *_span(world))
+    _release(place, world)
     # The logs are old and the snapshots of today: their history is a backfill.
     _provender("rank", *at_home, "--seeds", seeds, "--backfills")
     _provender("request", *at_home, "--candidates", candidates)
@@ -135,6 +141,15 @@ def _span(world: World) -> tuple[str, str]:
     as_ofs = world.dates.as_ofs()
     first, last = as_ofs[0] - timedelta(days=1), as_ofs[-1] + timedelta(seconds=1)
     return first.strftime("%Y-%m-%dT%H:%M:%S"), last.strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _release(place: Home, world: World) -> None:
+    """Let the first version serve, where none does yet: what is live is not the demo's to move."""
+    store = FeatureStore(str(place.repo))
+    ours = isinstance(store.config.online_store, ProvenderOnlineStoreConfig)
+    if ours and Releases.of(store).current(FAMILY) is None:
+        at = f"{world.dates.as_ofs()[-1]:%Y-%m-%dT%H:%M:%S}"
+        _provender("release", "promote", FAMILY, 1, "--home", place.path, "--at", at)
 
 
 def _provender(*arguments: object) -> None:
