@@ -194,21 +194,19 @@ def _table(report: ShadowReport, family: str, live: int, candidate: int) -> Tabl
     )
     for column in ("", f"v{live}, live", f"v{candidate}", "difference"):
         table.add_column(column, justify="left" if not column else "right")
-    ours, theirs, apart = report.live, report.candidate, report.difference
-    table.add_row(
-        "mean p(click)",
-        _number(ours.mean_score),
-        _number(theirs.mean_score),
-        _number(report.shift, "+.4f"),
-    )
-    for name, label in (("mean", "mean"), ("p95", "95th percentile"), ("max", "greatest")):
-        table.add_row(f"|difference| of p(click), {label}", "", "", _number(apart[name]))
-    table.add_row("rank correlation in a request", "", "", _number(report.rank_correlation))
-    table.add_row(f"overlap of the best {report.top}", "", "", _number(report.top_overlap))
+    ours, theirs = report.live, report.candidate
+    means = [_number(side.mean_score) for side in (ours, theirs)]
+    table.add_row("mean p(click)", *means, _number(report.shift, "+.4f"))
+    for name, label in (("mean", "mean"), ("p95", "95 % below"), ("max", "at most")):
+        table.add_row(f"apart, {label}", "", "", _number(report.difference[name]))
+    table.add_row("rank correlation", "", "", _number(report.rank_correlation))
+    table.add_row(f"best {report.top} in common", "", "", _number(report.top_overlap))
     for name in ("p50", "p99"):
         taken = [_number(side.milliseconds[name], ".1f") for side in (ours, theirs)]
         table.add_row(f"ms a request, {name}", *taken, "")
-    table.add_row("without a vector", _missing(ours.missing), _missing(theirs.missing), "")
+    missing = [_by_name(side.missing) for side in (ours, theirs)]
+    for view in missing[0]:
+        table.add_row(f"no {view}", *(str(side.get(view, "–")) for side in missing), "")
     return table
 
 
@@ -216,5 +214,6 @@ def _number(value: float | None, form: str = ".4f") -> str:
     return "–" if value is None else format(value, form)
 
 
-def _missing(missing: dict[str, int]) -> str:
-    return "\n".join(f"{view}: {count:,}" for view, count in sorted(missing.items()))
+def _by_name(missing: dict[str, int]) -> dict[str, int]:
+    """Counts by the views' names without their versions."""
+    return {view.rpartition("_v")[0]: count for view, count in missing.items()}
