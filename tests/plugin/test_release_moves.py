@@ -56,7 +56,8 @@ def three(family: ReleaseWorld) -> ReleaseWorld:
 def test_a_life_of_a_family(released: ReleaseWorld) -> None:
     for version in (1, 2, 3):
         released.ready(version, dim=3 + version)
-    store, now = released.store, {"now": T}
+    store = released.store
+    now: dict[str, Any] = {"now": T}
     first = promote(store, "transra", 1, **now)
     assert (first.live, first.former, first.action, first.reason) == (1, None, "promote", None)
     assert [check.name for check in first.checks] == [
@@ -278,7 +279,7 @@ def test_a_canary_beside_nothing_is_refused(family: ReleaseWorld) -> None:
 
 
 def test_a_canary_passes_the_gates_of_a_promotion(three: ReleaseWorld) -> None:
-    late = {"now": T + 4 * DAY}
+    late: dict[str, Any] = {"now": T + 4 * DAY}
     assert "found fresh: " in refused(lambda: canary(three.store, "transra", 2, 0.1, **late))
     moved = canary(three.store, "transra", 2, 0.1, reason="a look", **late)
     assert (moved.candidate, moved.share, moved.reason) == (2, 0.1, "a look")
@@ -402,7 +403,7 @@ def without(world: ReleaseWorld, *versions: int) -> None:
     store = world.open()
     gone = [view for version in versions for view in world.declared[version]]
     names = {view.name for view in gone}
-    there = [view for view in store.list_feature_views() if view.name in names]
+    there: list[Any] = [view for view in store.list_feature_views() if view.name in names]
     store.apply([], objects_to_delete=there, partial=False)
 
 
