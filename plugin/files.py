@@ -55,6 +55,12 @@ def remove_folder(root: Path, place: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
+def remove_empty(place: Path) -> None:
+    """Remove a folder in which there is nothing, and leave any other."""
+    with suppress(OSError):
+        place.rmdir()
+
+
 def _is_alive(pid: str) -> bool:
     try:
         os.kill(int(pid), 0)

@@ -17,7 +17,7 @@ Nobody needs, whether it was so left by that, by Feast's own commands or by a ki
 - a snapshot that is older than the newest of its view by more than the family's ``keep_days``, save
   the newest one's parent, the newest that is loaded online, and those that rankers learned from;
 - a run none of whose snapshots stays, save one that may yet be gone on with;
-- what killed processes left in staging areas.
+- what killed processes left in staging areas, and a view's folder without a snapshot.
 
 What a release holds stays even if its view has left the registry. What has no record or manifest
 of provender's is never looked at.
@@ -41,7 +41,7 @@ from provender.plugin.snapshot import Snapshot
 from provender.plugin.spec import EmbeddingSpec
 from provender.plugin.table_records import TableRecord
 
-Kind = Literal["version", "source", "table", "run", "snapshot", "staging"]
+Kind = Literal["version", "source", "table", "run", "snapshot", "staging", "folder"]
 #: How a producer names its runs: itself, the as-of time and a hash.
 RUN_ID = re.compile(r"([a-z][a-z0-9_]*)-(\d{8}T\d{6}Z)-[0-9a-f]{10}")
 _VIEW = re.compile(r"(.+)_v(\d+)")
@@ -98,6 +98,7 @@ class Survey:
         runs: the folders of runs, by run id.
         runs_elsewhere: run ids of snapshots that lie outside of the home.
         stale: what killed processes left.
+        empty: folders of snapshots in which there is nothing.
     """
 
     project: str
@@ -117,6 +118,7 @@ class Survey:
     runs: Mapping[str, Path] = field(default_factory=dict)
     runs_elsewhere: frozenset[str] = frozenset()
     stale: tuple[Path, ...] = ()
+    empty: tuple[Path, ...] = ()
 
     @cached_property
     def families(self) -> dict[str, str]:
@@ -162,6 +164,7 @@ class _Rules:
             self._decide(thing, why)
         left = "left by a process that was killed"
         self._gone += [Thing("staging", each.name, left, path=each) for each in self._survey.stale]
+        self._gone += [Thing("folder", e.name, "empty", path=e) for e in self._survey.empty]
         return Plan(tuple(self._gone), tuple(self._kept))
 
     def _decide(self, thing: Thing, why_kept: str | None) -> bool:

@@ -14,7 +14,7 @@ from feast import FeatureStore
 from feast.base_feature_view import BaseFeatureView
 
 from provender.plugin.errors import ReleaseConflictError
-from provender.plugin.files import remove_folder
+from provender.plugin.files import remove_empty, remove_folder
 from provender.plugin.garbage import Plan, Thing
 from provender.plugin.home import Home
 from provender.plugin.online_hot import drop_hot_folder, hot_folder
@@ -50,6 +50,7 @@ class Removal:
             "run": lambda run: remove_folder(self._home.runs, _place(run)),
             "snapshot": lambda each: remove_snapshot(self._home.snapshots, _place(each)),
             "staging": lambda left: shutil.rmtree(_place(left), ignore_errors=True),
+            "folder": lambda empty: remove_empty(_place(empty)),
         }
         for thing in plan.gone:
             self._check_release(thing)

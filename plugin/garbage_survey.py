@@ -11,7 +11,7 @@ from feast.data_source import DataSource
 from feast.infra.online_stores.helpers import compute_table_id
 
 from provender.plugin.embedding_view import is_embedding_view, spec_of
-from provender.plugin.files import stale
+from provender.plugin.files import STAGING, stale
 from provender.plugin.garbage import RUN_ID, Survey
 from provender.plugin.gates import Gates, gates_of
 from provender.plugin.home import Home
@@ -69,6 +69,7 @@ def survey(store: FeatureStore, home: Home, rankers: Path) -> Survey:
         runs={path.name: path for path in _runs(home)},
         runs_elsewhere=frozenset(each.manifest.run_id for each in others),
         stale=(*stale(home.snapshots), *stale(home.runs)),
+        empty=tuple(_empty(home)),
     )
 
 
@@ -178,6 +179,12 @@ def _without_magic(store: FeatureStore, path: str) -> Path:
 def _is_mixed(snapshot: Snapshot) -> bool:
     ours = {MANIFEST_NAME, *(file.name for file in snapshot.manifest.files)}
     return any(path.name not in ours for path in snapshot.path.iterdir())
+
+
+def _empty(home: Home) -> list[Path]:
+    folders = home.snapshots.iterdir() if home.snapshots.is_dir() else []
+    views = (path for path in folders if path.is_dir() and path.name != STAGING)
+    return sorted(path for path in views if not any(path.iterdir()))
 
 
 def _runs(home: Home) -> list[Path]:

@@ -37,7 +37,7 @@ from pydantic import Field
 from provender.plugin.embedding_view import is_embedding_view, registered_specs, spec_of
 from provender.plugin.manifest import RunRecord
 from provender.plugin.online_database import OnlineDatabase
-from provender.plugin.online_hot import drop_hot, publish_hot, read_hot
+from provender.plugin.online_hot import drop_hot, hot_folder, publish_hot, read_hot
 from provender.plugin.online_packing import Pushed, packed_batches, packed_push
 from provender.plugin.online_rows import EPOCH, MICROSECOND, Column, OnlineRows
 from provender.plugin.online_search import Search, search_rows
@@ -399,9 +399,8 @@ class ProvenderOnlineStore(OnlineStore):
 
     def _view(self, config: RepoConfig, view: BaseFeatureView) -> OnlineView:
         table = OnlineTable.of(config, view)
-        hot = config.online_store.hot
-        folder = None if hot is None else _root(config) / hot / table.name
-        return OnlineView.of(view, self.database(config), table, folder)
+        hot = hot_folder(config, table.name)
+        return OnlineView.of(view, self.database(config), table, hot)
 
     def database(self, config: RepoConfig) -> OnlineDatabase:
         """The database of all tables; ask anew for each use, for a forked child has another."""
@@ -437,10 +436,6 @@ class ProvenderOnlineStore(OnlineStore):
             drop_hot(each)
         if views:
             self.database(config).drop(_thing(config), [each.table for each in views])
-
-
-def _root(config: RepoConfig) -> Path:
-    return config.repo_path or Path()
 
 
 def _thing(config: RepoConfig) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from provender.plugin.errors import SnapshotError
-from provender.plugin.files import STAGING, remove_folder, whole_folder
+from provender.plugin.files import STAGING, remove_empty, remove_folder, whole_folder
 from provender.plugin.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -114,8 +113,7 @@ def all_snapshots(root: Path) -> list[Snapshot]:
 def remove_snapshot(root: Path, path: Path) -> None:
     """Remove a snapshot, whole for every reader, and its view's folder where it was the last."""
     remove_folder(root, path)
-    with suppress(OSError):  # Others are in it.
-        path.parent.rmdir()
+    remove_empty(path.parent)
 
 
 def write_snapshot(
