@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import getpass
-import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from feast import FeatureStore
+from feast import FeatureStore, FeatureView
 
 from provender.consumers.features import RankerBatch
 from provender.consumers.online_fetch import OnlineFetcher
@@ -17,14 +15,7 @@ from provender.consumers.ranker import Ranker
 from provender.plugin.errors import VersionError
 from provender.plugin.releases import Release, Releases, ReleaseWatch
 from tests.consumers.kitchen import Kitchen, Version, hours, some_ranker
-
-FAMILY = "tests"
-USER, PINS = 1, [10, 11, 99]
-
-
-def move(store: FeatureStore, action: str = "promote", **changes: Any) -> Release:
-    releases = Releases.of(store)
-    return releases.move(releases.current(FAMILY), family=FAMILY, action=action, **changes)
+from tests.consumers.moves import FAMILY, PINS, USER, move, toggled
 
 
 def fetcher(store: FeatureStore, service: str = "rich", **options: Any) -> OnlineFetcher:
@@ -199,11 +190,13 @@ def test_a_version_that_was_registered_later_is_found(
 def test_an_unknown_version_is_looked_up_once_and_refused(
     released: FeatureStore, accepting: Ranker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked = []
-    listed = FeatureStore.list_feature_views
-    monkeypatch.setattr(
-        FeatureStore, "list_feature_views", lambda *a, **k: looked.append(1) or listed(*a, **k)
-    )
+    looked, listed = [], FeatureStore.list_feature_views
+
+    def counted(self: FeatureStore, *arguments: Any, **options: Any) -> list[FeatureView]:
+        looked.append(1)
+        return listed(self, *arguments, **options)
+
+    monkeypatch.setattr(FeatureStore, "list_feature_views", counted)
     served = fetcher(released, ranker=accepting)
     move(released, live=9)
     for _ in range(5):
@@ -234,41 +227,6 @@ def test_the_database_is_asked_once_in_a_while(released: FeatureStore, learned_1
     clock[0] = 2.0
     with pytest.raises(VersionError):
         served.fetch(USER, PINS)
-
-
-def toggled(store: FeatureStore, versions: tuple[int, int], read: Callable[[], int | None]) -> None:
-    """Promote and roll back while three threads read; every one has to meet both versions often.
-
-    `read` returns the version of one request, having checked it.
-    """
-    move(store, live=versions[0])
-    done, failures = threading.Event(), []
-    met = [dict.fromkeys(versions, 0) for _ in range(3)]
-
-    def reader(seen: dict[int, int]) -> None:
-        try:
-            while not done.is_set():
-                version = read()
-                if version is not None:
-                    seen[version] += 1
-        except BaseException as error:
-            failures.append(error)
-            done.set()
-
-    threads = [threading.Thread(target=reader, args=(seen,)) for seen in met]
-    for thread in threads:
-        thread.start()
-    state = Releases.of(store).current(FAMILY)
-    for number in range(1, 3000):
-        state = Releases.of(store).move(state, action="promote", live=versions[number % 2])
-        if done.is_set() or all(min(seen.values()) >= 25 for seen in met):
-            break
-    done.set()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-    assert all(min(seen.values()) >= 25 for seen in met), met
 
 
 def test_no_request_mixes_versions_whatever_is_promoted_meanwhile(
