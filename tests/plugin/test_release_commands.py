@@ -160,8 +160,7 @@ def test_the_status_says_what_lies_where(released: ReleaseWorld) -> None:
     assert table[1][:3] == ["version", "is", "view"]
     (line,) = [row for row in table if "pin_transra_v2" in row]
     assert " ".join(line) == (
-        "2 canary 5.0% pin_transra_v2 6 (2, 3) int8 transra_v2 2026-03-10 1d 6h 40 "
-        "2026-03-10 0.5"
+        "2 canary 5.0% pin_transra_v2 6 (2, 3) int8 transra_v2 2026-03-10 1d 6h 40 2026-03-10 0.5"
     )
 
 
