@@ -23,15 +23,22 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class DriftGates(BaseModel):
-    """How far a refresh may be from the former one of the same view."""
+    """How far a refresh may be from the former one of the same view.
+
+    Measured on the three worlds that ship, a refresh that is tethered to the former one has a
+    cosine of 0.94 or more (after a day, two weeks or six), a norm ratio of 0.95 to 1 and up to
+    0.56 of the neighbours changed; one that was trained afresh has a cosine of 0.10 at most, in
+    another rotation of the space, but hardly more neighbours changed (0.28 to 0.74). So the cosine
+    tells them apart, and the neighbours tell vectors that are noise.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cosine: float = Field(
-        0.7, ge=-1, le=1, description="mean cosine of the same entities' vectors, at least"
+        0.85, ge=-1, le=1, description="mean cosine of the same entities' vectors, at least"
     )
     coverage: Share = Field(0.9, description="share of the former entities that are kept, at least")
-    norm: float = Field(2.0, ge=1, description="ratio of the mean lengths, either way, at most")
+    norm: float = Field(1.5, ge=1, description="ratio of the mean lengths, either way, at most")
     neighbours: Share = Field(
         0.8, description="share of an entity's nearest neighbours that have changed, at most"
     )

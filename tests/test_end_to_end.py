@@ -47,6 +47,8 @@ def test_five_refreshes_of_both_views_belong_together(demo_home: Path) -> None:
         assert user.manifest.run_id == pin.manifest.run_id
     chain = [snapshot.manifest for snapshot in by_view[0]]
     assert [one.parent for one in chain] == [None, *(one.run_id for one in chain[:-1])]
+    assert "quality" not in chain[0].metrics
+    assert all((one.metrics["quality"] or 0) > 0 for one in chain[1:])
 
 
 def test_the_user_s_next_commands_work(demo_home: Path) -> None:

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from provender.plugin.drift import drift
@@ -133,7 +134,8 @@ def test_events_since_are_those_of_the_log(produced: RefreshWorld, tmp_path: Pat
     log = tmp_path / "log.parquet"
     write_log(log, seed=3)
     mapping = EventMapping.from_world(produced.job().world)
-    former = read_events(mapping, tmp_path, day(1), tmp_path / "work")
+    cut = pq.read_table(log)["time"][600].as_py()  # An event at this very moment is news.
+    former = read_events(mapping, tmp_path, cut, tmp_path / "work")
     later = read_events(mapping, tmp_path, day(4), tmp_path / "work")
     assert former.counts["pin"] < later.counts["pin"]
     columns = ["relation", "head", "tail"]
