@@ -20,7 +20,7 @@ from provender.plugin.home import Home
 from provender.plugin.online_store import ProvenderOnlineStore
 from provender.plugin.ranker_stamp import STAMP, RankerStamp, TrainedOn
 from provender.plugin.releases import Release
-from provender.plugin.snapshot import Snapshot
+from provender.plugin.snapshot import Snapshot, find_snapshots
 from provender.plugin.spec import EmbeddingSpec
 from provender.plugin.table_records import TABLES
 from tests.plugin.online_world import OnlineWorld, number_view
@@ -113,8 +113,7 @@ class GarbageWorld:
         return path
 
     def snapshots(self, view: str) -> list[Snapshot]:
-        from provender.plugin.snapshot import find_snapshots
-
+        """A view's snapshots."""
         return find_snapshots(self.home.snapshots, view)
 
     def declare_in_files(self, *versions: int) -> None:
@@ -144,8 +143,9 @@ class GarbageWorld:
     def registered(self) -> set[str]:
         """Names of everything in the registry."""
         store = self.released.open()
-        things = [*store.list_all_feature_views(), *store.list_data_sources()]
-        return {thing.name for thing in (*things, *store.list_feature_services())}
+        listed = (store.list_all_feature_views, store.list_data_sources)
+        services = {service.name for service in store.list_feature_services()}
+        return {thing.name for names in listed for thing in names()} | services
 
     def served(self, version: int) -> list[npt.NDArray[np.float32]]:
         """What a reader gets of a version: (rows, dim) of users, then of pins."""
