@@ -132,9 +132,8 @@ def test_a_canary_reads_the_candidate_by_the_hash_of_the_key(
         assert (answer.versions, answer.scores) == ({FAMILY: version}, expected[version])
         again = served.rank(USER, PINS, CONTEXT, request_key=key)
         assert (again.versions, again.scores) == (answer.versions, answer.scores)
-    assert Counter(answer.versions[FAMILY] for answer in told.values())[3] == pytest.approx(
-        60, abs=25
-    )
+    counts = Counter(answer.versions[FAMILY] for answer in told.values())
+    assert counts[3] == pytest.approx(24, abs=15)
 
 
 def test_the_key_is_the_user_unless_the_request_has_one(

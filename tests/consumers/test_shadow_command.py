@@ -158,6 +158,7 @@ def test_rankers_of_two_services_lie_side_by_side_and_are_found_by_their_stamps(
     canary = releases.move(state, action="canary", candidate=3, share=0.1)
     result, told = shadow(provender, home)
     releases.move(canary, action="canary", candidate=None, share=0.0)
+    (home / "rankers" / "ranker_v3-0.safetensors").unlink()
     assert result.exit_code == 0, result.output
     report = told["report"]
     assert told["candidate"]["ranker"] == str(home / "rankers" / "ranker_v3-0.safetensors")
