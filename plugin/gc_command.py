@@ -26,9 +26,7 @@ from provender.plugin.options import FOLDER, at_repo
 Size = tuple[int, str]
 
 
-@click.command(
-    epilog="Example: provender gc --home demo --kept, then provender gc --home demo --apply"
-)
+@click.command(epilog="Example: provender gc --home demo --kept")
 @at_repo
 @click.option("--rankers", type=FOLDER, help="Checkpoints that count.  [default: HOME/rankers]")
 @click.option("--apply", is_flag=True, help="Drop it; without this nothing is changed.")

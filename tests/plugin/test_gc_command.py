@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
-from feast import FeatureService, FeatureStore
+from feast import FeatureService, FeatureStore, FeatureView, FileSource
 from rich.console import Console
 
 from provender.plugin import gc_command
@@ -22,7 +22,7 @@ from provender.plugin.garbage_survey import survey
 from provender.plugin.online_store import ProvenderOnlineStore
 from tests.plugin.garbage_world import GarbageWorld, open_garbage_world, run_id, tree
 from tests.plugin.online_world import OnlineWorld, number_view, open_world
-from tests.plugin.release_world import DAY, T
+from tests.plugin.release_world import DAY, USER, T
 
 Provender = Callable[..., Result]
 
@@ -195,6 +195,41 @@ def test_a_sql_registry(tmp_path: Path, provender: Provender) -> None:
     assert told(provender("gc", *world.options, "--apply", "--format", "json")) == expected(world)
     assert not any("v1" in name for name in world.registered())
     assert told(provender("gc", *world.options, "--format", "json")) == {}
+
+
+def test_what_others_have_in_the_folders_or_read_from_them_stays(
+    on_sqlite: GarbageWorld, provender: Provender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = on_sqlite
+    world.ready(1, [0, 1])
+    # A view of the user's own over our files, in another project of the same registry.
+    path = world.home.snapshots / "user_transra_v1" / "*" / "part-*.parquet"
+    source = FileSource(name="mine", path=str(path), timestamp_field="event_timestamp")
+    view = FeatureView(name="mine", entities=[USER], source=source, schema=[])
+    world.store.registry.apply_feature_view(view, "another")
+    # And a copy of a snapshot, and a note beside one.
+    first, second = world.snapshots("pin_transra_v1")
+    shutil.copytree(first.path, world.home.snapshots / "copies" / first.path.name)
+    (second.path / "notes.txt").write_text("looked at by hand")
+    world.forgotten_by_feast(1)
+    before = tree(world.home.path)
+    monkeypatch.chdir(world.home.path)  # A home is mostly given by a relative path.
+    options = ["--home", ".", "--repo", "repo", "--apply", "--kept", "--format", "json"]
+    shown = provender("gc", *options)
+    gone = told(shown)
+    assert gone["snapshot"] == {"pin_transra_v1/20260310T000000Z"}
+    assert "run" not in gone
+    kept = {each["name"]: each["why"] for each in json.loads(shown.stdout)["kept"]}
+    assert kept["user_transra_v1/20260310T000000Z"] == (
+        "feature view mine of project another reads it"
+    )
+    assert kept["pin_transra_v1/20260311T000000Z"] == "other files lie in its folder"
+    assert kept[run_id(1, T)] == "its snapshots stay"
+    for folder in ("snapshots", "runs"):
+        files = {name for name in before if name.startswith(folder)}
+        left = {name for name in tree(world.home.path) if name.startswith(folder)}
+        removed = f"{folder}/pin_transra_v1/20260310T000000Z"
+        assert left == {name for name in files if not Path(name).is_relative_to(removed)}
 
 
 class TestRefusals:

@@ -182,7 +182,7 @@ def _load_and_stop(world: OnlineWorld, ready: Any) -> None:
         ready.set()
         threading.Event().wait(60)
 
-    online_view.note_load = noted  # type: ignore[assignment]
+    online_view.note_load = noted  # type: ignore[assignment, attr-defined]
     _load(world, 2, 1)
 
 
