@@ -279,16 +279,16 @@ class _Rules:
         survey = self._survey
         snapshots = survey.snapshots_of(view)
         oldest = datetime.min.replace(tzinfo=UTC)
-        why_gone, reason = f"{view} is not registered", self._absent_reason(view)
+        registered = f"{view} is registered" if view in self._staying else None
+        why_gone, reason = f"{view} is not registered", registered or self._absent_reason(view)
         if view in survey.folder_readers:
             reason = f"{survey.folder_readers[view]} reads it"
-        elif view in self._staying or reason is not None:
+        elif reason is not None:
             family = survey.families.get(_embedding(view), "")
             days = survey.gates.get(family, Gates()).keep_days
             if days is not None:
                 oldest = snapshots[-1].manifest.as_of - timedelta(days=days)
                 why_gone = f"more than {days} days older than the newest"
-            reason = reason or f"{view} is registered"
         for snapshot in snapshots:
             within = reason if snapshot.manifest.as_of >= oldest else None
             held = self._held(snapshot, snapshots[-1]) if reason is not None else None

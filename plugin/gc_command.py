@@ -10,6 +10,7 @@ from typing import Any
 import click
 import sqlalchemy as sa
 from feast import FeatureStore
+from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
@@ -24,6 +25,7 @@ from provender.plugin.options import FOLDER, at_repo
 
 #: How much of it there is: 1200, "rows".
 Size = tuple[int, str]
+_WIDE = 1_000
 
 
 @click.command(epilog="Example: provender gc --home demo --kept")
@@ -31,7 +33,14 @@ Size = tuple[int, str]
 @click.option("--rankers", type=FOLDER, help="Checkpoints that count.  [default: HOME/rankers]")
 @click.option("--apply", is_flag=True, help="Drop it; without this nothing is changed.")
 @click.option("--kept", is_flag=True, help="Show as well what stays, and why.")
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="A table, or what programs read.",
+)
 def gc(
     home: Path, repo: Path | None, rankers: Path | None, apply: bool, kept: bool, form: str
 ) -> None:
@@ -63,17 +72,24 @@ def gc(
 def _show(decided: Plan, sizes: dict[Thing, Size], *, applied: bool, kept: bool) -> None:
     if decided.gone:
         title = "dropped" if applied else "would be dropped"
-        console.print(_table(title, decided.gone, sizes), soft_wrap=True)
+        _print(_table(title, decided.gone, sizes))
     else:
         console.print("Nothing to drop: all that is there is needed.")
     if kept:
-        console.print(_table("stays", decided.kept, {}), soft_wrap=True)
+        _print(_table("stays", decided.kept, {}))
     if decided.gone and not applied:
         console.print("Nothing was changed. To drop it: the same command with --apply")
 
 
+def _print(table: Table) -> None:
+    """Show a table, in a pipe as wide as it is, so that no name is cut."""
+    (console if console.is_terminal else Console(width=_WIDE)).print(table)
+
+
 def _table(title: str, things: Sequence[Thing], sizes: dict[Thing, Size]) -> Table:
-    table = Table("what", "which", "size", "why", title=title)
+    table = Table(title=title, title_justify="left")
+    for column in ("what", "which", "size", "why"):
+        table.add_column(column, overflow="fold")
     for thing in things:
         name = f"{thing.name}: {', '.join(thing.views)}" if thing.views else thing.name
         table.add_row(thing.kind, escape(name), _size(sizes.get(thing)), escape(thing.why))

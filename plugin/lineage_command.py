@@ -24,9 +24,20 @@ SHOWN = 10
 @click.command(
     epilog="Example: provender lineage user_transra_v1@2026-03-14 --format mermaid --out chain.md"
 )
-@click.argument("what", metavar="VIEW[@AS-OF]|RANKER")
+@click.argument(
+    "what",
+    metavar="VIEW[@AS-OF]|RANKER",
+    help="An embedding view, its newest snapshot or the newest as of a time; or a checkpoint.",
+)
 @at_repo
-@click.option("--format", "form", type=click.Choice(["text", "json", "mermaid"]), default="text")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "mermaid"]),
+    default="text",
+    show_default=True,
+    help="A tree, a graph for programs, or a picture.",
+)
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -40,11 +51,7 @@ SHOWN = 10
 def lineage(
     what: str, home: Path, repo: Path | None, form: str, out: Path | None, depth: int | None
 ) -> None:
-    """Show the runs behind a view's snapshot, or behind a ranker, and what came of them.
-
-    VIEW is an embedding view, whose newest snapshot is shown, or the newest as of a time. RANKER
-    is a checkpoint's path.
-    """
+    """Show the runs behind a view's snapshot, or behind a ranker, and what came of them."""
     place = Home(home)
     tracer = Tracer(FeatureStore(str(repo or place.repo)), place)
     depth = depth or (SHOWN if form == "text" else None)
@@ -54,8 +61,8 @@ def lineage(
         view, _, as_of = what.partition("@")
         time = UtcTime().convert(as_of, None, None) if as_of else None
         found = tracer.of_view(view, time, depth)
-    if out is None and form == "text":
-        console.print(to_tree(found), soft_wrap=True)
+    if out is None and form == "text" and console.is_terminal:
+        console.print(to_tree(found))
     elif out is None:
         click.echo(_told(found, form), nl=False)
     else:

@@ -210,6 +210,14 @@ class TestRetention:
     def test_the_days_to_keep_are_counted_from_the_newest(self) -> None:
         assert self.days(self.survey()) == [0, 1, 2, 3, 4, 5]
 
+    def test_each_says_why_it_stays(self) -> None:
+        survey = self.survey(declared={spec(1).view_name: spec(1)})
+        reason = why(survey, "snapshot", "user_transra_v1/20260319T000000Z")
+        assert reason == "user_transra_v1 is registered"
+        reason = why(replace(survey, specs={}, views=frozenset()), "snapshot",
+                     "user_transra_v1/20260319T000000Z")  # fmt: skip
+        assert reason == "declared and not registered yet: run `feast apply`"
+
     def test_by_default_all_are_kept(self) -> None:
         assert self.days(self.survey(gates={})) == []
         assert self.days(self.survey(gates={"other": Gates(keep_days=1)})) == []

@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 from feast import FeatureService, FeatureStore, FeatureView, FileSource
-from rich.console import Console
 
-from provender.plugin import gc_command
 from provender.plugin.embedding_view import spec_of
 from provender.plugin.errors import ReleaseConflictError
 from provender.plugin.garbage import plan
@@ -39,11 +37,6 @@ def on_sqlite(tmp_path: Path) -> Iterator[GarbageWorld]:
     made = open_garbage_world(open_world("sqlite", tmp_path), options={"hot": "data/hot"})
     yield made
     made.tear_down()
-
-
-@pytest.fixture(autouse=True)
-def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gc_command, "console", Console(width=300))
 
 
 def retired_beside_live(world: GarbageWorld) -> None:

@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import Result
-from rich.console import Console
 
-from provender.plugin import lineage_command
 from tests.plugin.garbage_world import GarbageWorld, open_garbage_world, run_id
 from tests.plugin.online_world import open_world
 from tests.plugin.release_world import DAY, T
@@ -32,11 +30,6 @@ def on_sqlite(tmp_path: Path) -> Iterator[GarbageWorld]:
     made.ready(1, range(12))
     yield made
     made.tear_down()
-
-
-@pytest.fixture(autouse=True)
-def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lineage_command, "console", Console(width=300))
 
 
 def test_the_whole_chain_as_text(world: GarbageWorld, provender: Provender) -> None:
