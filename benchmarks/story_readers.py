@@ -95,7 +95,7 @@ def read(
     loaded = [load_ranker(path) for path in rankers]
     for ranker in loaded:
         ranker.score = checker.score  # type: ignore[method-assign]
-    ranking = ReleasedRanking(FeatureStore(str(place.repo)), loaded, seconds=0.01, now=now)
+    ranking = ReleasedRanking(FeatureStore(str(place.repo)), loaded, seconds=0.05, now=now)
     users, pins = (
         find_snapshots(place.snapshots, f"{entity}_transra_v1")[-1].read()[0].to_numpy()
         for entity in ("user", "pin")

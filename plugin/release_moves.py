@@ -210,7 +210,7 @@ _NO_CANARY: dict[str, Any] = {"candidate": None, "share": 0.0}
 
 def _check_known(thing: str, family: Family, version: int) -> None:
     """Refuse to return to what has never served, or holds nothing."""
-    if all(state.live != version for state in family.releases.history(family.name)):
+    if not family.releases.was_live(family.name, version):
         raise ReleaseError(
             thing,
             found="a version that was never live",
