@@ -253,12 +253,6 @@ class ReleaseWatch:
         self._read_at = float("-inf")
         self._reading, self._process = threading.Lock(), os.getpid()
 
-    def was_live(self, family: str, version: int) -> bool:
-        """Return whether a version is live or has ever been."""
-        here = (self._mine, RELEASES.c.family == family, RELEASES.c.live == version)
-        found = sa.select(RELEASES.c.serial).where(*here).limit(1)
-        return self._known() and bool(self._execute(found))
-
     def states(self) -> dict[str, Release]:
         """Return family -> its state, one consistent set that does not change afterwards.
 
