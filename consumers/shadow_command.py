@@ -31,7 +31,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(epilog="Example: provender shadow transra --home demo --version 2 --requests 500")
-@click.argument("family")
+@click.argument("family", help="Whose views, such as transra.")
 @at_home
 @click.option("--version", type=int, help="Candidate.  [default: the canary's]")
 @click.option("--live-ranker", type=_FILE, help="[default: the newest of the live version]")

@@ -26,10 +26,17 @@ from provender.plugin.releases import Check, Release, Releases
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_FAMILY = click.argument("family", help="Whose views, such as transra.")
+_VERSION = click.argument("version", type=int, help="Which of its versions, such as 2.")
 _AT = click.option("--at", type=UtcTime(), help="The time of judgement.  [default: now]")
 _DRY = click.option("--dry-run", is_flag=True, help="Show the checks and move nothing.")
 _FORMAT = click.option(
-    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="A table, or JSON with all figures.",
 )
 
 
@@ -39,7 +46,7 @@ def _forced(command: Command) -> Command:
     return click.option("--force", is_flag=True, help="Move it though checks fail.")(command)
 
 
-@click.group()
+@click.group(epilog="Example: provender release status transra")
 def release() -> None:
     """Say which version of a family of embeddings serves, and move that.
 
@@ -49,7 +56,7 @@ def release() -> None:
 
 
 @release.command(epilog="Example: provender release status transra")
-@click.argument("family", required=False)
+@click.argument("family", required=False, help="Whose; all families by default.")
 @at_repo
 @_AT
 @_FORMAT
@@ -68,8 +75,8 @@ def status(
 
 
 @release.command(epilog="Example: provender release promote transra 2")
-@click.argument("family")
-@click.argument("version", type=int)
+@_FAMILY
+@_VERSION
 @at_repo
 @_AT
 @_DRY
@@ -96,7 +103,7 @@ def promote(
 
 
 @release.command(epilog="Example: provender release rollback transra")
-@click.argument("family")
+@_FAMILY
 @click.option("--to", type=int, help="A version that was live before.  [default: the former one]")
 @at_repo
 @_AT
@@ -115,8 +122,8 @@ def rollback(
 
 
 @release.command(epilog="Example: provender release retire transra 1")
-@click.argument("family")
-@click.argument("version", type=int)
+@_FAMILY
+@_VERSION
 @at_repo
 @_forced
 def retire(
@@ -129,9 +136,9 @@ def retire(
 
 
 @release.command(epilog="Example: provender release canary transra 2 0.05")
-@click.argument("family")
-@click.argument("version", type=int)
-@click.argument("share", type=float)
+@_FAMILY
+@_VERSION
+@click.argument("share", type=float, help="Of the requests, from 0 to 1.")
 @at_repo
 @_AT
 @_DRY
@@ -157,7 +164,7 @@ def canary(
 
 
 @release.command(epilog="Example: provender release history transra --format json")
-@click.argument("family")
+@_FAMILY
 @at_repo
 @_FORMAT
 def history(family: str, home: Path, repo: Path | None, form: str) -> None:

@@ -27,7 +27,7 @@ from provender.producers.stages import stages, tell_bad_rows
 
 
 @click.command(epilog="Example: provender refresh transra --home demo --as-of 2026-03-15")
-@click.argument("family")
+@click.argument("family", help="Whose views, such as transra.")
 @at_home
 @click.option(
     "--as-of", type=UtcTime(), required=True, help="Compute from the events before this time."

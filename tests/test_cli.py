@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -23,20 +24,30 @@ def test_help_lists_every_command_without_importing_what_is_heavy() -> None:
     assert run.stderr.strip() == ""
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_each_help_ends_in_an_example_of_itself(name: str) -> None:
-    result = CliRunner().invoke(main, [name, "--help"])
+def _commands() -> dict[str, click.Command]:
+    """Every command and, of a group, every command in it, by what one types."""
+    context = main.make_context("provender", ["--help"], resilient_parsing=True)
+    found = {}
+    for name in COMMANDS:
+        command = main.get_command(context, name)
+        assert command is not None
+        found[name] = command
+        for inner, each in getattr(command, "commands", {}).items():
+            found[f"{name} {inner}"] = each
+    return found
+
+
+@pytest.mark.parametrize(("name", "command"), _commands().items())
+def test_each_help_ends_in_an_example_of_itself(name: str, command: click.Command) -> None:
+    result = CliRunner().invoke(main, [*name.split(), "--help"])
     assert result.exit_code == 0
     assert f"Example: provender {name}" in " ".join(result.output.split())
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_says_what_it_is(name: str) -> None:
-    command = main.get_command(
-        main.make_context("provender", ["--help"], resilient_parsing=True), name
-    )
-    assert command is not None
-    assert all(getattr(option, "help", None) for option in command.params)
+@pytest.mark.parametrize(("name", "command"), _commands().items())
+def test_every_option_says_what_it_is(name: str, command: click.Command) -> None:
+    untold = [each.name for each in command.params if not getattr(each, "help", None)]
+    assert not untold
 
 
 def test_an_unknown_command_is_named() -> None:
