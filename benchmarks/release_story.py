@@ -65,6 +65,8 @@ ranker_transra_v2 = FeatureService(
     name="ranker_transra_v2",
     features=[user_counters, pin_counters, user_transra_v2, pin_transra_v2],
 )
+vectors_v1 = FeatureService(name="vectors_v1", features=[user_transra_v1, pin_transra_v1])
+vectors_v2 = FeatureService(name="vectors_v2", features=[user_transra_v2, pin_transra_v2])
 ranker_both = FeatureService(
     name="ranker_both",
     features=[
@@ -343,6 +345,7 @@ def without_v1(text: str) -> str:
     """A repo's file less what it says of version 1."""
     text = re.sub(r"(?ms)^(user|pin)_transra_v1 = embedding_view\(.*?^\)\n", "", text)
     text = re.sub(r"(?ms)^ranker_(transra|both) = FeatureService\(.*?^\)\n", "", text)
+    text = re.sub(r"(?m)^vectors_v1 = .*\n", "", text)
     return text.replace("from embedding_views import pin_transra_v1, user_transra_v1\n", "")
 
 

@@ -21,15 +21,14 @@ import numpy.typing as npt
 import torch
 from feast import FeatureStore
 
-from provender.consumers.features import RankerBatch
-from provender.consumers.ranker import Scores, load_ranker
+from provender.consumers.features import FeatureLayout, RankerBatch
+from provender.consumers.ranker import Ranker, Scores, load_ranker
 from provender.consumers.released_ranking import ReleasedRanking
 from provender.plugin.errors import ProvenderError
 from provender.plugin.home import Home
 from provender.plugin.snapshot import find_snapshots
 
-PINS = 20
-CONTEXT = {"position": 1, "surface": "home"}
+PINS = 5
 
 
 class Truth:
@@ -86,16 +85,24 @@ class Checker:
         return alike and self._truths[view].agrees([self.user], vectors[:1], present[:1])
 
 
+def only_vectors(store: FeatureStore, ranker: Ranker) -> Ranker:
+    """What reads the embeddings of a ranker's version and nothing else."""
+    version = ranker.layout.embeddings[0].version
+    layout = FeatureLayout.of_service(store, f"vectors_v{version}")
+    return Ranker(ranker.config, layout, ranker.preprocessing)
+
+
 def read(
     home: Path, rankers: list[Path], requests: int, seed: int, now: datetime
 ) -> dict[str, Any]:
     """Make the requests; returns what was counted."""
     place = Home(home)
+    store = FeatureStore(str(place.repo))
     checker = Checker(place.snapshots)
-    loaded = [load_ranker(path) for path in rankers]
-    for ranker in loaded:
-        ranker.score = checker.score  # type: ignore[method-assign]
-    ranking = ReleasedRanking(FeatureStore(str(place.repo)), loaded, seconds=0.05, now=now)
+    readers = [only_vectors(store, load_ranker(path)) for path in rankers]
+    for reader in readers:
+        reader.score = checker.score  # type: ignore[method-assign]
+    ranking = ReleasedRanking(store, readers, seconds=0.05, now=now)
     users, pins = (
         find_snapshots(place.snapshots, f"{entity}_transra_v1")[-1].read()[0].to_numpy()
         for entity in ("user", "pin")
@@ -107,7 +114,7 @@ def read(
         checker.pins = generator.choice(pins, PINS).tolist()
         started = time.perf_counter()
         try:
-            ranking.rank(checker.user, checker.pins, CONTEXT)
+            ranking.rank(checker.user, checker.pins)
         except ProvenderError as error:
             failed += 1
             first_error = first_error or str(error)
