@@ -176,12 +176,13 @@ def open_garbage_world(online: OnlineWorld, **given: Any) -> GarbageWorld:
 def tree(root: Path) -> dict[str, str]:
     """Every file under a folder -> its content's hash; folders -> nothing.
 
-    Locks are left out, and SQLite's, which is what its file of shared memory is.
+    Locks are left out, and SQLite's, which is what its file of shared memory is, and Python's
+    bytecode, which it writes when it pleases.
     """
     return {
         str(path.relative_to(root)): _digest(path)
         for path in sorted(root.rglob("*"))
-        if not path.name.endswith((".lock", "-shm", ".staging"))
+        if not path.name.endswith((".lock", "-shm", ".staging")) and "__pycache__" not in path.parts
     }
 
 
