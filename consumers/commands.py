@@ -17,6 +17,7 @@ from rich.table import Table
 
 from provender.consumers.features import FeatureLayout
 from provender.consumers.impressions import load_impressions
+from provender.consumers.logged_requests import check_shown
 from provender.consumers.metrics import Interval, TaskMetrics
 from provender.consumers.online_fetch import OnlineFetcher
 from provender.consumers.ranker import RankerConfig, load_ranker, save_ranker
@@ -30,7 +31,7 @@ from provender.consumers.ranker_training import (
 )
 from provender.consumers.ranking_request import Ranked
 from provender.consumers.ranking_request import rank as rank_pins
-from provender.consumers.ranking_task import PIN
+from provender.consumers.ranking_task import PIN, context_columns
 from provender.consumers.training_join import TrainingSet, training_join
 from provender.plugin.console import console, log, progress
 from provender.plugin.errors import ConfigError, FetchError
@@ -250,22 +251,14 @@ def _draw(
 
     The context is what the page would say of a place: all candidates are asked for in the same one.
     """
-    if not shown.num_rows:
-        raise FetchError(
-            "provender request",
-            found="no impressions after the last refresh",
-            expected="some, to draw the user and the candidates from",
-            remedy="Correct the dates of the world file.",
-        )
+    check_shown("provender request", shown)
     generator = np.random.default_rng(seed)
     pins = shown["pin_id"].unique().sort()
     chosen = generator.choice(len(pins), size=min(candidates, len(pins)), replace=False)
     row = int(generator.integers(shown.num_rows))
-    reserved = ("impression_id", "user_id", "pin_id", "event_timestamp", "click", "conversion")
     context = {
         name: pa.repeat(shown[name][row], len(chosen))
-        for name in shown.column_names
-        if name not in reserved
+        for name in context_columns(shown.column_names)
     }
     return pins.take(pa.array(chosen)).to_pylist(), shown["user_id"][row].as_py(), context
 

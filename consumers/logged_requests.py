@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from provender.consumers.ranking_task import KEYS, LABELS, PIN, TIME, USER
+from provender.consumers.ranking_task import PIN, TIME, USER, context_columns
 from provender.plugin.errors import FetchError
 
 _DAY = 86_400_000_000
@@ -34,13 +34,7 @@ def logged_requests(
 
     Raises FetchError where there are no impressions.
     """
-    if not shown.num_rows:
-        raise FetchError(
-            "requests to replay",
-            found="no impressions after the last refresh",
-            expected="some, to draw users and candidates from",
-            remedy="Correct the dates of the world file.",
-        )
+    check_shown("requests to replay", shown)
     generator = np.random.default_rng(seed)
     days = shown[TIME].cast(pa.int64()).to_numpy() // _DAY
     users = shown[USER].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
@@ -52,6 +46,17 @@ def logged_requests(
         rows = order[starts[visit] : ends[visit]][:candidates]
         others = np.flatnonzero(days == days[rows[0]])
         yield _request(shown, rows, others, candidates, generator)
+
+
+def check_shown(thing: str, shown: pa.Table) -> None:
+    """Raise FetchError where there are no impressions to draw requests from."""
+    if not shown.num_rows:
+        raise FetchError(
+            thing,
+            found="no impressions after the last refresh",
+            expected="some, to draw users and candidates from",
+            remedy="Correct the dates of the world file.",
+        )
 
 
 def _request(
@@ -69,7 +74,7 @@ def _request(
     drawn = generator.choice(len(free), missing, replace=False) if missing > 0 else ()
     filled = [free[place] for place in drawn]
     places = pa.array(np.append(rows, [rows[0]] * len(filled)).astype(np.int64))
-    names = [name for name in shown.column_names if name not in (*KEYS, *LABELS)]
+    names = context_columns(shown.column_names)
     context = {name: shown[name].take(places).combine_chunks() for name in names}
     user = shown[USER][int(rows[0])].as_py()
     return LoggedRequest(user, pins + filled, context)

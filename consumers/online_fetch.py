@@ -17,12 +17,12 @@ import pyarrow as pa
 from feast import FeatureStore
 
 from provender.consumers.features import Column, FeatureLayout, RankerBatch, shape_batch
-from provender.consumers.online_readers import Key, is_ours, online_reader
+from provender.consumers.online_readers import Key, online_reader
 from provender.consumers.ranker import Ranker
 from provender.consumers.ranking_task import PIN, USER
 from provender.consumers.served_versions import Assignment, RegisteredViews, VersionGuard
 from provender.plugin.errors import FetchError
-from provender.plugin.online_store import ProvenderOnlineStore
+from provender.plugin.online_store import ProvenderOnlineStore, is_ours
 from provender.plugin.releases import Release, Releases, ReleaseWatch
 
 Ints = npt.NDArray[np.int64]
@@ -71,7 +71,7 @@ class OnlineFetcher:
         self.guard = VersionGuard(self.layout, RegisteredViews(store), accepts_anchored=accepts)
         self._pinned = pinned or ranker is None
         self._watch: ReleaseWatch | None = None
-        if is_ours(store) and self.layout.embeddings:
+        if is_ours(store.config) and self.layout.embeddings:
             self._watch = watch or ReleaseWatch(Releases(opened, store.config))
         self._assigned: tuple[object, Assignment] = (None, self.guard.own())
         if now is not None and now.tzinfo is None:

@@ -14,7 +14,7 @@ from provender.consumers.feast_values import Answer, ages_of, numbers_of, vector
 from provender.consumers.features import Column, FeatureLayout
 from provender.plugin.errors import FetchError
 from provender.plugin.online_rows import usable
-from provender.plugin.online_store import ProvenderOnlineStore, ProvenderOnlineStoreConfig
+from provender.plugin.online_store import ProvenderOnlineStore, is_ours
 from provender.plugin.spec import VECTOR_COLUMN
 
 Key = int | str
@@ -36,16 +36,13 @@ class OnlineReader(Protocol):
         """
 
 
-def is_ours(store: FeatureStore) -> bool:
-    """Return whether a feature store serves from provender's online store."""
-    return isinstance(store.config.online_store, ProvenderOnlineStoreConfig)
-
-
 def online_reader(
     store: FeatureStore, layout: FeatureLayout, online: ProvenderOnlineStore
 ) -> OnlineReader:
     """Return the reader that fits a feature store's online store, `online` if that is ours."""
-    return TensorReader(store, layout, online) if is_ours(store) else FeastReader(store, layout)
+    if is_ours(store.config):
+        return TensorReader(store, layout, online)
+    return FeastReader(store, layout)
 
 
 class TensorReader:

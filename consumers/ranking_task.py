@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Annotated, Literal
 
@@ -110,3 +111,8 @@ class RankingTask(BaseModel):
         """Check the section; raises MappingError naming the key, what was found and expected."""
         where = f"{world.path or 'world'}: ranking"
         return check(cls, world.ranking, where)
+
+
+def context_columns(columns: Iterable[str]) -> list[str]:
+    """Return those of a labelled table's columns that a request brings along."""
+    return [name for name in columns if name not in (*KEYS, *LABELS)]

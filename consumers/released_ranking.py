@@ -10,7 +10,6 @@ of an answer are of one version of each family, whatever is promoted meanwhile.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -24,10 +23,12 @@ from provender.consumers.ranking_request import Ranked, Scored, in_order
 from provender.consumers.served_versions import Wanted
 from provender.consumers.shadow import ShadowLog
 from provender.plugin.errors import ConfigError
-from provender.plugin.releases import Release, Releases, ReleaseWatch
+from provender.plugin.releases import Release, Releases, ReleaseWatch, part_of
 
 _log = logging.getLogger(__name__)
 States = Mapping[str, Release]
+#: A key's place in the shadow's share has nothing to do with its place in a canary's.
+_SHADOW = "shadow"
 
 
 class ReleasedRanking:
@@ -104,7 +105,7 @@ class ReleasedRanking:
         key = user_id if request_key is None else request_key
         canary = self._moved(states, {f: each.version_for(key) for f, each in states.items()})
         scored = (canary or self._live(states)).score(user_id, pin_ids, context)
-        if canary is None and self._shadow_share and _part(key) < self._shadow_share:
+        if canary is None and self._shadow_share and part_of(_SHADOW, key) < self._shadow_share:
             self._follow(states, scored, user_id, pin_ids, context)
         return in_order(scored, pin_ids)
 
@@ -158,9 +159,3 @@ class ReleasedRanking:
                 family,
                 version,
             )
-
-
-def _part(key: object) -> float:
-    """Return where a key lies within [0, 1) for the shadow, whatever a canary makes of it."""
-    digest = hashlib.blake2b(f"shadow\0{key}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") / 2**64

@@ -135,7 +135,7 @@ def newest_ranker(folder: Path, family: str, version: int) -> Path | None:
     stamps = {
         path: stamp
         for path, stamp in read_stamps(folder).items()
-        if {on.spec.version for on in stamp.views if on.spec.family == family} == {version}
+        if {spec.version for spec in stamp.specs_of(family)} == {version}
     }
     return max(stamps, key=lambda path: (stamps[path].trained_at, path), default=None)
 

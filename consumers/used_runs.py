@@ -11,7 +11,7 @@ from feast import FeatureStore
 from provender.consumers.features import FeatureLayout
 from provender.plugin.instants import instant, to_nanoseconds
 from provender.plugin.manifest import RunRecord
-from provender.plugin.snapshot_source import runs_within, snapshot_folder
+from provender.plugin.snapshot_source import runs_within, snapshot_folder, source_path
 
 #: view -> its runs, ascending by as-of time
 Runs = dict[str, tuple[RunRecord, ...]]
@@ -30,7 +30,7 @@ class UsedRuns:
         self._times: dict[str, set[int]] = {
             name: set()
             for name, source in self._sources.items()
-            if snapshot_folder(str(getattr(source, "path", "")))
+            if snapshot_folder(source_path(source))
         }
         self._told: set[str] = set()
 

@@ -11,11 +11,19 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 #: Results, which a user may pipe.
 console = Console()
 #: What is going on, which must not get into the pipe.
 log = Console(stderr=True)
+#: Wider than any table of ours.
+_WIDE = 1_000
+
+
+def print_table(table: Table) -> None:
+    """Print a table as a result; in a pipe as wide as it is, so that no name is cut."""
+    (console if console.is_terminal else Console(width=_WIDE)).print(table)
 
 
 def progress() -> Progress:

@@ -24,7 +24,7 @@ from provender.plugin.console import console, log
 from provender.plugin.errors import ConfigError
 from provender.plugin.files import write_whole
 from provender.plugin.home import Home
-from provender.plugin.online_store import ProvenderOnlineStoreConfig
+from provender.plugin.online_store import is_ours
 from provender.plugin.releases import Releases
 from provender.plugin.repo import lay_out, standing_in
 from provender.plugin.world import World
@@ -146,8 +146,7 @@ def _span(world: World) -> tuple[str, str]:
 def _release(place: Home, world: World) -> None:
     """Let the first version serve, where none does yet: what is live is not the demo's to move."""
     store = FeatureStore(str(place.repo))
-    ours = isinstance(store.config.online_store, ProvenderOnlineStoreConfig)
-    if ours and Releases.of(store).current(FAMILY) is None:
+    if is_ours(store.config) and Releases.of(store).current(FAMILY) is None:
         at = f"{world.dates.as_ofs()[-1]:%Y-%m-%dT%H:%M:%S}"
         _provender("release", "promote", FAMILY, 1, "--home", place.path, "--at", at)
 

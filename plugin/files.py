@@ -6,9 +6,21 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 STAGING = ".staging"
+_STAMP = "%Y%m%dT%H%M%SZ"
+
+
+def stamp(time: datetime) -> str:
+    """Return a time, which has a zone, as names of files and folders have it: in UTC, sortable."""
+    return time.astimezone(UTC).strftime(_STAMP)
+
+
+def from_stamp(text: str) -> datetime:
+    """Return the time that :func:`stamp` was given, to the second."""
+    return datetime.strptime(text, _STAMP).replace(tzinfo=UTC)
 
 
 def sync(path: Path) -> None:
@@ -45,10 +57,7 @@ def remove_folder(root: Path, place: Path) -> None:
 
     It is renamed into the staging area first; what a killed process left there goes as well.
     """
-    sweep(root)
-    gone = root / STAGING / f"{place.parent.name}-{place.name}.{os.getpid()}"
-    gone.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(gone, ignore_errors=True)
+    gone = _staged(root, place)
     with suppress(FileNotFoundError):  # Somebody else was faster.
         place.rename(gone)
         sync(place.parent)
@@ -84,6 +93,15 @@ def sweep(root: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
+def _staged(root: Path, place: Path) -> Path:
+    """Return where a folder lies while this process writes or removes it; nothing is there yet."""
+    sweep(root)
+    staged = root / STAGING / f"{place.parent.name}-{place.name}.{os.getpid()}"
+    staged.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(staged, ignore_errors=True)
+    return staged
+
+
 @contextmanager
 def whole_folder(root: Path, place: Path) -> Iterator[Path]:
     """Yield an empty folder under ``root``; once the block has ended well, it stands at ``place``.
@@ -94,10 +112,8 @@ def whole_folder(root: Path, place: Path) -> Iterator[Path]:
     Raises:
         FileExistsError: another writer was there first.
     """
-    sweep(root)
-    staged = root / STAGING / f"{place.parent.name}-{place.name}.{os.getpid()}"
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
+    staged = _staged(root, place)
+    staged.mkdir()
     try:
         yield staged
         for path in staged.rglob("*"):

@@ -34,9 +34,10 @@ from pathlib import Path
 from typing import Literal
 
 from provender.plugin.families import families_of
+from provender.plugin.files import from_stamp
 from provender.plugin.gates import Gates
-from provender.plugin.lineage import Ranker, state_of
-from provender.plugin.releases import Release
+from provender.plugin.lineage import Ranker
+from provender.plugin.releases import Release, state_of
 from provender.plugin.snapshot import Snapshot
 from provender.plugin.spec import EmbeddingSpec
 from provender.plugin.table_records import TableRecord
@@ -299,9 +300,11 @@ class _Rules:
         run_id = snapshot.manifest.run_id
         if run_id == newest.manifest.parent:
             return "the newest one was started from it"
-        loaded = (table.runs[-1].run_id for table in self._survey.tables
-                  if table.view == snapshot.manifest.view and table.runs)  # fmt: skip
-        return "it is loaded online" if run_id in loaded else None
+        view = snapshot.manifest.view
+        loaded = (table.newest for table in self._survey.tables if table.view == view)
+        return (
+            "it is loaded online" if any(run and run.run_id == run_id for run in loaded) else None
+        )
 
     def _always(self, snapshot: Snapshot) -> str | None:
         """Why a snapshot stays, whatever becomes of its view."""
@@ -325,7 +328,7 @@ class _Rules:
             matched = RUN_ID.fullmatch(run_id)
             if matched is None:
                 continue
-            as_of = datetime.strptime(matched[2], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+            as_of = from_stamp(matched[2])
             over = matched[1] in newest and as_of < newest[matched[1]]
             reason = "it may yet be gone on with" if run_id not in written and not over else None
             if run_id in self._runs_staying:

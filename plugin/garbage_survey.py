@@ -23,7 +23,7 @@ from provender.plugin.ranker_stamp import read_stamps
 from provender.plugin.releases import Releases
 from provender.plugin.repo import views_in_repo
 from provender.plugin.snapshot import Snapshot, all_snapshots, snapshot_path
-from provender.plugin.snapshot_source import snapshot_folder
+from provender.plugin.snapshot_source import snapshot_folder, source_path
 from provender.plugin.spec import SPEC_TAG, EmbeddingSpec
 
 SETTINGS = "feature_store.yaml"
@@ -139,14 +139,12 @@ def _snapshots(
 ) -> tuple[tuple[Snapshot, ...], list[Snapshot]]:
     """The snapshots of the home that lie in their places, and all others that can be found."""
     root = home.snapshots.resolve()
-    found = all_snapshots(root)
-    ours = [
-        each
-        for each in found
-        if each.path == snapshot_path(root, each.manifest.view, each.manifest.as_of)
-    ]
-    others = [each for each in found if each not in ours]
-    folders = (snapshot_folder(str(getattr(_source(view), "path", ""))) for view in views.values())
+    ours: list[Snapshot] = []
+    others: list[Snapshot] = []
+    for each in all_snapshots(root):
+        place = snapshot_path(root, each.manifest.view, each.manifest.as_of)
+        (ours if each.path == place else others).append(each)
+    folders = (snapshot_folder(source_path(_source(view))) for view in views.values())
     for elsewhere in sorted({folder.parent for folder in folders if folder} - {root}):
         others += all_snapshots(elsewhere)
     return tuple(ours), others
@@ -158,7 +156,7 @@ def _folder_readers(store: FeatureStore, home: Home) -> Iterator[tuple[str, str]
     folders = [each.name for each in root.iterdir() if each.is_dir()] if root.is_dir() else []
     for project in store.registry.list_projects():
         for view in _views(store, project.name):
-            path = str(getattr(_source(view), "path", "") or "")
+            path = source_path(_source(view))
             if not path or "://" in path:
                 continue
             read = _without_magic(store, path)

@@ -8,24 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import click
-import sqlalchemy as sa
 from feast import FeatureStore
-from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
-from provender.plugin.console import console, log
+from provender.plugin.console import console, log, print_table
 from provender.plugin.garbage import Plan, Thing, plan
 from provender.plugin.garbage_removal import Removal
 from provender.plugin.garbage_survey import survey
 from provender.plugin.home import Home
 from provender.plugin.online_store import ProvenderOnlineStore
-from provender.plugin.options import FOLDER, at_repo
+from provender.plugin.options import FOLDER, FORMAT, at_repo
 
 #: How much of it there is: 1200, "rows".
 Size = tuple[int, str]
-_WIDE = 1_000
 
 
 @click.command(epilog="Example: provender gc --home demo --kept")
@@ -33,14 +30,7 @@ _WIDE = 1_000
 @click.option("--rankers", type=FOLDER, help="Checkpoints that count.  [default: HOME/rankers]")
 @click.option("--apply", is_flag=True, help="Drop it; without this nothing is changed.")
 @click.option("--kept", is_flag=True, help="Show as well what stays, and why.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="A table, or what programs read.",
-)
+@FORMAT
 def gc(
     home: Path, repo: Path | None, rankers: Path | None, apply: bool, kept: bool, form: str
 ) -> None:
@@ -72,18 +62,13 @@ def gc(
 def _show(decided: Plan, sizes: dict[Thing, Size], *, applied: bool, kept: bool) -> None:
     if decided.gone:
         title = "dropped" if applied else "would be dropped"
-        _print(_table(title, decided.gone, sizes))
+        print_table(_table(title, decided.gone, sizes))
     else:
         console.print("Nothing to drop: all that is there is needed.")
     if kept:
-        _print(_table("stays", decided.kept, {}))
+        print_table(_table("stays", decided.kept, {}))
     if decided.gone and not applied:
         console.print("Nothing was changed. To drop it: the same command with --apply")
-
-
-def _print(table: Table) -> None:
-    """Show a table, in a pipe as wide as it is, so that no name is cut."""
-    (console if console.is_terminal else Console(width=_WIDE)).print(table)
 
 
 def _table(title: str, things: Sequence[Thing], sizes: dict[Thing, Size]) -> Table:
@@ -143,6 +128,4 @@ def _rows(store: FeatureStore, table: str) -> int:
     database, thing = ProvenderOnlineStore().database(store.config), f"online table {table}"
     if not database.has(thing, table):  # Its note was left by a gc that was killed.
         return 0
-    count = sa.select(sa.func.count()).select_from(sa.table(table))
-    ((rows,),) = database.execute(thing, count)
-    return int(rows)
+    return database.count(thing, table)

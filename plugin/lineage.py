@@ -21,11 +21,11 @@ from provender.plugin.embedding_view import is_embedding_view, spec_of
 from provender.plugin.errors import CheckpointError, OnlineStoreError, SnapshotError
 from provender.plugin.home import Home
 from provender.plugin.manifest import RunRecord
-from provender.plugin.online_store import ProvenderOnlineStore, ProvenderOnlineStoreConfig
+from provender.plugin.online_store import ProvenderOnlineStore, is_ours
 from provender.plugin.ranker_stamp import RankerStamp, read_stamp, read_stamps
-from provender.plugin.releases import Release, Releases
+from provender.plugin.releases import Release, Releases, state_of
 from provender.plugin.snapshot import Snapshot, all_snapshots
-from provender.plugin.snapshot_source import snapshot_folder
+from provender.plugin.snapshot_source import snapshot_folder, source_path
 from provender.plugin.spec import EmbeddingSpec
 from provender.plugin.table_records import TableRecord
 
@@ -92,7 +92,7 @@ class Ranker:
 
     def reads(self, view: str) -> bool:
         """Whether it was trained on a view."""
-        return any(on.spec.view_name == view for on in self.stamp.views)
+        return self.stamp.reads(view)
 
 
 @dataclass(frozen=True)
@@ -109,16 +109,6 @@ class Lineage:
     chains: tuple[Chain, ...]
     rankers: tuple[Ranker, ...]
     notes: tuple[str, ...] = ()
-
-
-def state_of(release: Release | None, version: int) -> str:
-    """Return what a version is in the state of its family."""
-    if release is None:
-        return "never released"
-    for state in ("live", "candidate", "former"):
-        if getattr(release, state) == version:
-            return state
-    return "retired" if version in release.retired else "not released"
 
 
 class Tracer:
@@ -177,7 +167,7 @@ class Tracer:
 
     def _read_online(self) -> None:
         config = self._store.config
-        if not isinstance(config.online_store, ProvenderOnlineStoreConfig):
+        if not is_ours(config):
             kind = getattr(config.online_store, "type", config.online_store)
             self._notes.append(f"Online tables and releases are not known: {kind} keeps neither.")
             return
@@ -283,4 +273,4 @@ def _newest(runs: Iterable[RunRecord]) -> RunRecord | None:
 
 
 def _path(view: object) -> str:
-    return str(getattr(getattr(view, "batch_source", None), "path", ""))
+    return source_path(getattr(view, "batch_source", None))

@@ -109,6 +109,11 @@ class OnlineDatabase:
         with self._explained(thing):
             return sa.inspect(self.engine).has_table(table)
 
+    def count(self, thing: str, table: str) -> int:
+        """Return how many rows a table has."""
+        ((rows,),) = self.execute(thing, sa.select(sa.func.count()).select_from(sa.table(table)))
+        return int(rows)
+
     @contextmanager
     def session(self, thing: str) -> Iterator[Cursor]:
         """A cursor of a live connection, for long work that can't be run twice."""

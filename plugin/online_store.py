@@ -84,6 +84,11 @@ class ProvenderOnlineStoreConfig(FeastConfigBaseModel):
     vector_enabled: bool = True
 
 
+def is_ours(config: RepoConfig) -> bool:
+    """Return whether a repo serves from provender's online store."""
+    return isinstance(config.online_store, ProvenderOnlineStoreConfig)
+
+
 class ProvenderOnlineStore(OnlineStore):
     """Feast's online store interface, with a bulk path in and a tensor path out beside it.
 

@@ -61,6 +61,14 @@ class RankerStamp(BaseModel):
     parent: str | None = None
     trained_at: AwareDatetime
 
+    def reads(self, view_name: str) -> bool:
+        """Whether the ranker was trained on an embedding view."""
+        return any(on.spec.view_name == view_name for on in self.views)
+
+    def specs_of(self, family: str) -> list[EmbeddingSpec]:
+        """The views of a family that it was trained on."""
+        return [on.spec for on in self.views if on.spec.family == family]
+
 
 def read_stamp(path: Path) -> RankerStamp | None:
     """Return a checkpoint's stamp; None of a file that has none, or is no checkpoint."""

@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 import click
 from feast import FeatureStore
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from provender.plugin.console import console
+from provender.plugin.console import console, print_table
 from provender.plugin.errors import ConfigError
 from provender.plugin.home import Home
-from provender.plugin.options import UtcTime, at_repo
+from provender.plugin.options import FORMAT, UtcTime, at_repo
+from provender.plugin.release_family import Move
 from provender.plugin.release_moves import canary_of, promotion
 from provender.plugin.release_moves import retire as retire_version
 from provender.plugin.release_moves import rollback as roll_back
@@ -30,14 +30,6 @@ _FAMILY = click.argument("family", help="Whose views, such as transra.")
 _VERSION = click.argument("version", type=int, help="Which of its versions, such as 2.")
 _AT = click.option("--at", type=UtcTime(), help="The time of judgement.  [default: now]")
 _DRY = click.option("--dry-run", is_flag=True, help="Show the checks and move nothing.")
-_FORMAT = click.option(
-    "--format",
-    "form",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="A table, or JSON with all figures.",
-)
 
 
 def _forced(command: Command) -> Command:
@@ -59,7 +51,7 @@ def release() -> None:
 @click.argument("family", required=False, help="Whose; all families by default.")
 @at_repo
 @_AT
-@_FORMAT
+@FORMAT
 def status(
     family: str | None, home: Path, repo: Path | None, at: datetime | None, form: str
 ) -> None:
@@ -69,7 +61,7 @@ def status(
         click.echo(json.dumps(told, indent=2))
         return
     for table in status_tables(told):
-        _print(table)
+        print_table(table)
     if not told:
         console.print("No embedding view is registered: declare some and run `feast apply`.")
 
@@ -97,9 +89,7 @@ def promote(
     """
     given = _reason(force, reason)
     move = promotion(_store(home, repo), family, version, rankers=Home(home).rankers, now=at)
-    _print(_checks(move.checks))
-    if not dry_run:
-        _tell(move.make(given))
+    _show_and_make(move, given, dry_run)
 
 
 @release.command(epilog="Example: provender release rollback transra")
@@ -158,22 +148,20 @@ def canary(
     given = _reason(force, reason)
     folder = Home(home).rankers
     move = canary_of(_store(home, repo), family, version, share, rankers=folder, now=at)
-    _print(_checks(move.checks))
-    if not dry_run:
-        _tell(move.make(given))
+    _show_and_make(move, given, dry_run)
 
 
 @release.command(epilog="Example: provender release history transra --format json")
 @_FAMILY
 @at_repo
-@_FORMAT
+@FORMAT
 def history(family: str, home: Path, repo: Path | None, form: str) -> None:
     """Show every move of a family: who made it, when, and why in spite of which checks."""
     moves = Releases.of(_store(home, repo)).history(family)
     if form == "json":
         click.echo(json.dumps([move.model_dump(mode="json") for move in moves], indent=2))
     elif moves:
-        _print(history_table(moves))
+        print_table(history_table(moves))
     else:
         console.print(f"Family {family} was never released.")
 
@@ -199,6 +187,13 @@ def _reason(force: bool, reason: str | None) -> str | None:
     return reason
 
 
+def _show_and_make(move: Move, reason: str | None, dry_run: bool) -> None:
+    """Show what the gates say of a move, then make it."""
+    print_table(_checks(move.checks))
+    if not dry_run:
+        _tell(move.make(reason))
+
+
 def _tell(moved: Release) -> None:
     """Print what holds after a move."""
     canary = f", version {moved.candidate} for {moved.share:.1%}" if moved.candidate else ""
@@ -220,8 +215,3 @@ def _checks(checks: Sequence[Check]) -> Table:
         told = "pass" if check.passed else "FAIL"
         table.add_row(told, check.name, Text(check.found), Text(check.expected))
     return table
-
-
-def _print(table: Table) -> None:
-    """Print a table, in a pipe as wide as it is."""
-    (console if console.is_terminal else Console(width=1_000)).print(table)

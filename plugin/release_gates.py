@@ -151,7 +151,7 @@ def coverage(trial: Trial) -> Check:
 
 def rankers(trial: Trial) -> Check:
     """Some ranker can follow, where rankers read this family at all."""
-    reading = {path: stamp for path, stamp in trial.rankers.items() if _reads(stamp, trial.family)}
+    reading = {path: each for path, each in trial.rankers.items() if each.specs_of(trial.family)}
     following = [path for path, stamp in reading.items() if follows(stamp, trial)]
     return Check(
         name="rankers",
@@ -167,7 +167,7 @@ def rankers(trial: Trial) -> Check:
 def follows(stamp: RankerStamp, trial: Trial) -> bool:
     """Whether a ranker may read the version in the place of what it was trained on."""
     specs = {view.spec.name: view.spec for view in trial.views}
-    for trained in (each.spec for each in stamp.views if each.spec.family == trial.family):
+    for trained in stamp.specs_of(trial.family):
         spec = specs.get(trained.name)
         if spec is None:
             return False
@@ -175,10 +175,6 @@ def follows(stamp: RankerStamp, trial: Trial) -> bool:
         if not same and not (stamp.accepts_anchored and compatible(trained, spec)):
             return False
     return True
-
-
-def _reads(stamp: RankerStamp, family: str) -> bool:
-    return any(each.spec.family == family for each in stamp.views)
 
 
 def _coverage(view: StoredView, live: StoredView, trial: Trial) -> tuple[str, bool]:

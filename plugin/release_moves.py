@@ -253,12 +253,11 @@ def _check_share(thing: str, family: Family, version: int, share: float) -> None
 
 
 def _unread_by_rankers(family: Family, version: int, folder: Path | None) -> Check:
-    specs = {view.spec.view_name for view in family.versions[version]}
     stamps = read_stamps(folder) if folder else {}
     reading = [
         path.name
         for path, stamp in stamps.items()
-        if any(trained.spec.view_name in specs for trained in stamp.views)
+        if any(stamp.reads(view.spec.view_name) for view in family.versions[version])
     ]
     return Check(
         name="rankers",

@@ -30,7 +30,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from provender.plugin.errors import ConfigError, OnlineStoreError, ReleaseConflictError
 from provender.plugin.online_database import OnlineDatabase
 from provender.plugin.online_rows import EPOCH, MICROSECOND, microseconds_of
-from provender.plugin.online_store import ProvenderOnlineStore, ProvenderOnlineStoreConfig
+from provender.plugin.online_store import ProvenderOnlineStore, ProvenderOnlineStoreConfig, is_ours
 from provender.plugin.release_table import RELEASES, last_moves, moves_of
 
 Action = Literal["promote", "rollback", "retire", "canary"]
@@ -87,12 +87,24 @@ class Release(BaseModel):
         """
         if self.candidate is None or not self.share:
             return self.live
-        return self.candidate if _part(self.family, self.candidate, key) < self.share else self.live
+        # Another place for each candidate, so that it is not always the same keys who try.
+        part = part_of(self.family, self.candidate, key)
+        return self.candidate if part < self.share else self.live
 
 
-def _part(family: str, candidate: int, key: object) -> float:
-    """Return where a key lies within [0, 1), another place for each candidate."""
-    text = f"{family}\0{candidate}\0{key}".encode()
+def state_of(release: Release | None, version: int) -> str:
+    """Return what a version is in the state of its family."""
+    if release is None:
+        return "never released"
+    for state in ("live", "candidate", "former"):
+        if getattr(release, state) == version:
+            return state
+    return "retired" if version in release.retired else "not released"
+
+
+def part_of(*words: object) -> float:
+    """Return where some words, the last of them a request's key, lie within [0, 1), by hash."""
+    text = "\0".join(map(str, words)).encode()
     digest = hashlib.blake2b(text, digest_size=8).digest()
     return int.from_bytes(digest, "little") / 2**64
 
@@ -116,7 +128,7 @@ class Releases:
         Raises ConfigError where its online store is another than provender's.
         """
         config = store.config
-        if not isinstance(config.online_store, ProvenderOnlineStoreConfig):
+        if not is_ours(config):
             raise ConfigError(
                 "online_store in feature_store.yaml",
                 found=f"type {getattr(config.online_store, 'type', config.online_store)}",

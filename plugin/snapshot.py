@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from provender.plugin.errors import SnapshotError
-from provender.plugin.files import STAGING, remove_empty, remove_folder, whole_folder
+from provender.plugin.files import STAGING, remove_empty, remove_folder, stamp, whole_folder
 from provender.plugin.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -37,7 +37,6 @@ ROW_GROUP = 16_384
 ROW_GROUP_BYTES = 16 * 2**20
 #: More than any row group has, so that its vectors are one page, which can be mapped as it lies.
 ONE_PAGE = 2**30
-_STAMP = "%Y%m%dT%H%M%SZ"
 _TIME = pa.timestamp("us", tz="UTC")
 
 Vectors = npt.NDArray[np.float32]
@@ -83,7 +82,7 @@ class Snapshot:
 
 def snapshot_path(root: Path, view_name: str, as_of: datetime) -> Path:
     """Return the folder where the snapshot of ``view_name`` as of ``as_of`` lies or will lie."""
-    return root / view_name / as_of.astimezone(UTC).strftime(_STAMP)
+    return root / view_name / stamp(as_of)
 
 
 def find_snapshot(root: Path, view_name: str, as_of: datetime) -> Snapshot | None:

@@ -18,7 +18,7 @@ from provender.plugin.release_gates import Trial, moment
 from provender.plugin.releases import Check
 from provender.plugin.snapshot import Snapshot, Vectors, find_snapshots
 from provender.plugin.snapshot_history import SnapshotHistory
-from provender.plugin.snapshot_source import is_mappable, snapshot_folder
+from provender.plugin.snapshot_source import is_mappable, snapshot_folder, source_path
 from provender.plugin.spec import VECTOR_COLUMN
 from provender.plugin.stored_views import StoredView
 
@@ -198,7 +198,7 @@ def _anchored(view: StoredView) -> tuple[str, bool]:
 
 def _manifests(view: StoredView) -> list[Manifest]:
     """The manifests of a view and, after them, of the version that it is anchored to."""
-    folder = snapshot_folder(str(getattr(view.view.batch_source, "path", "")))
+    folder = snapshot_folder(source_path(view.view.batch_source))
     anchor = f"{view.spec.name}_v{view.spec.anchored_to}"
     anchors = find_snapshots(folder.parent, anchor) if folder else []
     return [snapshot.manifest for snapshot in (*view.snapshots, *anchors)]

@@ -18,14 +18,23 @@ def snapshot_folder(path: str) -> Path | None:
     return pattern.parent.parent if is_ours and "://" not in path else None
 
 
+def source_path(source: object) -> str:
+    """Return the path of a Feast source, empty where it has none."""
+    return str(getattr(source, "path", None) or "")
+
+
+def snapshots_at(path: str) -> list[Snapshot]:
+    """Return a view's snapshots, ascending by as-of time; none of a file or glob of the user's."""
+    folder = snapshot_folder(path)
+    return find_snapshots(folder.parent, folder.name) if folder else []
+
+
 def runs_within(source: object, start: datetime, end: datetime) -> list[RunRecord]:
     """Return the runs of the snapshots behind a source with as-of times of a span, ends included.
 
     They ascend by as-of time; there are none behind files without manifests.
     """
-    folder = snapshot_folder(str(getattr(source, "path", "")))
-    snapshots = find_snapshots(folder.parent, folder.name) if folder else []
-    records = [snapshot.manifest.record for snapshot in snapshots]
+    records = [snapshot.manifest.record for snapshot in snapshots_at(source_path(source))]
     return [run for run in records if _aware(start) <= run.as_of <= _aware(end)]
 
 
@@ -39,8 +48,7 @@ def history_of(spec: EmbeddingSpec, path: str) -> SnapshotHistory | None:
     That is so of files without manifests, and of snapshots from before manifests told where the
     vectors lie: both are read as any Parquet is.
     """
-    folder = snapshot_folder(path)
-    snapshots = find_snapshots(folder.parent, folder.name) if folder else []
+    snapshots = snapshots_at(path)
     if not snapshots or not all(map(is_mappable, snapshots)):
         return None
     return SnapshotHistory(snapshots, spec.dim)

@@ -15,11 +15,12 @@ from feast import FeatureStore, FeatureView
 from provender.plugin.embedding_view import is_embedding_view, spec_of
 from provender.plugin.families import families_of
 from provender.plugin.manifest import RunRecord
+from provender.plugin.online_database import OnlineDatabase
 from provender.plugin.online_rows import EPOCH, MICROSECOND, OnlineRows, microseconds_of
 from provender.plugin.online_tables import OnlineTable
 from provender.plugin.releases import Releases
-from provender.plugin.snapshot import Snapshot, find_snapshots
-from provender.plugin.snapshot_source import snapshot_folder
+from provender.plugin.snapshot import Snapshot
+from provender.plugin.snapshot_source import snapshots_at, source_path
 from provender.plugin.spec import EmbeddingSpec
 from provender.plugin.table_records import TableRecord
 
@@ -47,19 +48,17 @@ class StoredView:
     @cached_property
     def snapshots(self) -> Sequence[Snapshot]:
         """Its snapshots, ascending by as-of time; none of files without manifests."""
-        folder = snapshot_folder(str(getattr(self.view.batch_source, "path", "")))
-        return find_snapshots(folder.parent, folder.name) if folder else []
+        return snapshots_at(source_path(self.view.batch_source))
 
     @property
     def loaded(self) -> RunRecord | None:
         """The newest run in the online table; None where no run is known."""
-        runs = self.record.runs if self.record else ()
-        return max(runs, key=lambda run: run.as_of, default=None)
+        return self.record.newest if self.record else None
 
     @cached_property
     def rows(self) -> int:
         """Rows of the online table."""
-        return int(self._one(sa.func.count())) if self.there else 0
+        return self._database.count(self._thing, self.table.name) if self.there else 0
 
     @cached_property
     def online_as_of(self) -> datetime | None:
@@ -102,8 +101,15 @@ class StoredView:
         return answer
 
     def _execute(self, statement: sa.Executable) -> list[sa.Row[Any]]:
-        database = self.releases.online.database(self.releases.config)
-        return database.execute(f"online feature view {self.view.name}", statement)
+        return self._database.execute(self._thing, statement)
+
+    @property
+    def _database(self) -> OnlineDatabase:
+        return self.releases.online.database(self.releases.config)
+
+    @property
+    def _thing(self) -> str:
+        return f"online feature view {self.view.name}"
 
 
 #: Version -> its views, ascending by name.

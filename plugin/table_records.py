@@ -51,6 +51,11 @@ class TableRecord(BaseModel):
     runs: tuple[RunRecord, ...] = ()
     loaded_at: AwareDatetime | None = None
 
+    @property
+    def newest(self) -> RunRecord | None:
+        """The newest of the runs; None where none is known."""
+        return self.runs[-1] if self.runs else None
+
     @classmethod
     def of(cls, row: sa.Row[Any]) -> TableRecord:
         """Read a row of the table."""

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 import duckdb
 
 from provender.plugin.errors import SnapshotError, SpecError, VersionError
-from provender.plugin.snapshot import Snapshot, find_snapshots
-from provender.plugin.snapshot_source import snapshot_folder
+from provender.plugin.snapshot import Snapshot
+from provender.plugin.snapshot_source import snapshots_at
 from provender.plugin.spec import VECTOR_COLUMN, EmbeddingSpec, check_unchanged
 
 #: What a snapshot's manifest must say of it, exactly as its view declares.
@@ -53,8 +53,7 @@ def check_vectors(spec: EmbeddingSpec, path: str) -> None:
     """
     if "://" in path:
         return
-    folder = snapshot_folder(path)
-    snapshots = find_snapshots(folder.parent, folder.name) if folder else []
+    snapshots = snapshots_at(path)
     for snapshot in snapshots:
         _check_manifest(spec, snapshot)
     if snapshots:

@@ -26,7 +26,7 @@ from provender.plugin.instants import EARLIEST, NO_INSTANT, Instants, duration
 from provender.plugin.key_index import KeyIndex, normalized
 from provender.plugin.mapped_vectors import DIM, VECTOR_TYPE, list_array
 from provender.plugin.snapshot_history import SnapshotHistory
-from provender.plugin.snapshot_source import history_of
+from provender.plugin.snapshot_source import history_of, source_path
 from provender.plugin.source_columns import SourceColumns, TimedRows
 from provender.plugin.spec import VECTOR_COLUMN
 
@@ -102,7 +102,7 @@ def view_join(config: RepoConfig, request: JoinRequest) -> ViewJoin:
     """
     wanted = [feature for feature, _ in request.features]
     if is_embedding_view(request.view) and wanted == [VECTOR_COLUMN]:
-        history = history_of(spec_of(request.view), _source_path(request.view))
+        history = history_of(spec_of(request.view), source_path(request.view.batch_source))
         if history is not None:
             return SnapshotJoin(request, history)
     return TableJoin(config, request)
@@ -231,7 +231,3 @@ def _check_type(request: JoinRequest, column: str, given: pa.DataType, held: pa.
             expected=f"{held}, as in {request.thing}",
             remedy="Convert the column to the type of the view's key.",
         )
-
-
-def _source_path(view: FeatureView) -> str:
-    return str(getattr(view.batch_source, "path", ""))

@@ -6,7 +6,6 @@ baseline knows neither more nor less than its rival.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from provender.plugin.errors import MappingError
+from provender.plugin.files import stamp, whole_file
 from provender.plugin.tables import literal
 from provender.producers.events import EventSet
 
@@ -42,20 +42,15 @@ def write_counters(
     """
     _check(events, roles)
     path = counters_path(out, entity, events.as_of)
-    path.parent.mkdir(parents=True, exist_ok=True)
     table = _counted(events, roles, entity, join_key)
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as staged:
         pq.write_table(table, staged)
-        staged.replace(path)
-    finally:
-        staged.unlink(missing_ok=True)
     return path
 
 
 def counters_path(out: Path, entity: str, as_of: datetime) -> Path:
     """Return where an entity's counters as of a time lie or will lie."""
-    return out / f"{entity}_counters" / f"{as_of.astimezone(UTC):%Y%m%dT%H%M%SZ}.parquet"
+    return out / f"{entity}_counters" / f"{stamp(as_of)}.parquet"
 
 
 def _check(events: EventSet, roles: Mapping[str, Sequence[str]]) -> None:

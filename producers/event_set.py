@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from provender.plugin.errors import CheckpointError
+from provender.plugin.files import stamp
 
 EVENTS, IDS, REJECTED, REPORT = "events.parquet", "ids", "rejected", "report.json"
 TIME = pa.timestamp("us", tz="UTC")
@@ -170,7 +171,7 @@ class EventSet:
 
 def events_folder(work: Path, as_of: datetime) -> Path:
     """Return where in a reader's folder the events before a time lie or will lie."""
-    return work / f"events-{as_of.astimezone(UTC):%Y%m%dT%H%M%SZ}"
+    return work / f"events-{stamp(as_of)}"
 
 
 def write_batches(reader: pa.RecordBatchReader, writer: pq.ParquetWriter) -> int:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import sqlalchemy as sa
 from feast import FeatureStore
 
 from provender.plugin.embedding_view import embedding_specs, files_of
 from provender.plugin.errors import ConfigError, OnlineStoreError
-from provender.plugin.online_store import ProvenderOnlineStore, ProvenderOnlineStoreConfig
+from provender.plugin.online_store import ProvenderOnlineStore, is_ours
 from provender.plugin.online_tables import OnlineTable
 from provender.plugin.releases import Releases
 from provender.plugin.snapshot import Snapshot
@@ -40,8 +39,7 @@ class OnlineRefresh:
 
     def __init__(self, repo: Path) -> None:
         self.store = FeatureStore(str(repo))
-        ours = isinstance(self.store.config.online_store, ProvenderOnlineStoreConfig)
-        self._online = ProvenderOnlineStore() if ours else None
+        self._online = ProvenderOnlineStore() if is_ours(self.store.config) else None
 
     def retired(self, family: str) -> tuple[int, ...]:
         """Return the versions of a family that the log of releases calls retired.
@@ -104,9 +102,8 @@ class OnlineRefresh:
 
     def _last_run(self, spec: EmbeddingSpec) -> tuple[datetime, str] | None:
         record = self._record(spec)
-        if record is None or not record.runs:
-            return None
-        return record.runs[-1].as_of, record.runs[-1].run_id
+        newest = record.newest if record else None
+        return (newest.as_of, newest.run_id) if newest else None
 
     def _record(self, spec: EmbeddingSpec) -> TableRecord | None:
         if self._online is None:
@@ -116,9 +113,8 @@ class OnlineRefresh:
     def _rows(self, spec: EmbeddingSpec) -> int | None:
         if self._online is None:
             return None
-        count = sa.select(sa.func.count()).select_from(sa.table(self._table(spec)))
         database = self._online.database(self.store.config)
-        return int(database.execute(f"online table of {spec.view_name}", count)[0][0])
+        return database.count(f"online table of {spec.view_name}", self._table(spec))
 
     def _table(self, spec: EmbeddingSpec) -> str:
         view = self.store.get_feature_view(spec.view_name)

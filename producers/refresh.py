@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 from provender.plugin.errors import ConfigError
-from provender.plugin.files import whole_folder
+from provender.plugin.files import stamp, whole_folder
 from provender.plugin.manifest import RunInfo
 from provender.plugin.snapshot import Snapshot, find_snapshot
 from provender.producers.counters import counters_path, write_counters
@@ -164,7 +164,7 @@ def parent_of(job: Job, as_of: datetime) -> Snapshot | None:
 def run_id_of(job: Job, as_of: datetime, parent: Snapshot | None) -> str:
     """The id of a job's run: what makes its vectors, hashed."""
     lineage = f"{job.config_hash} {as_of.isoformat()} {parent.manifest.run_id if parent else None}"
-    return f"{PRODUCER}-{as_of:%Y%m%dT%H%M%SZ}-{hashlib.sha256(lineage.encode()).hexdigest()[:10]}"
+    return f"{PRODUCER}-{stamp(as_of)}-{hashlib.sha256(lineage.encode()).hexdigest()[:10]}"
 
 
 def _load_parent(job: Job, parent: Snapshot | None) -> Parent | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -150,7 +150,7 @@ class _Way:
             one.manifest.notes["forced"] for one in found if one and "forced" in one.manifest.notes
         ]
         reason = self.gate.forced or (notes[0] if notes else None)
-        return DriftGate(self.gate.snapshots, self.gate.gates, reason)
+        return replace(self.gate, forced=reason)
 
 
 def _refusals(result: Refresh) -> tuple[DriftError, ...]:

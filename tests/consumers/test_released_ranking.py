@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -231,12 +232,8 @@ def test_what_goes_wrong_in_the_shadow_harms_no_answer(
     assert report.first_failure == "RuntimeError: no such layer"
 
 
-def test_every_answer_is_of_one_version_whatever_is_promoted_meanwhile(
-    released: FeatureStore, of_1: Ranker, of_3: Ranker
-) -> None:
-    expected = {1: alone(released, of_1), 3: alone(released, of_3)}
-    assert expected[1] != expected[3]
-    served = ranking(released, of_1, of_3)
+def reading(served: ReleasedRanking, expected: Mapping[int, Sequence[float]]) -> Callable[[], int]:
+    """Return a request whose scores have to be those of the version that it names."""
 
     def read() -> int:
         answer = served.rank(USER, PINS, CONTEXT)
@@ -244,7 +241,15 @@ def test_every_answer_is_of_one_version_whatever_is_promoted_meanwhile(
         assert answer.scores == expected[version]
         return version
 
-    toggled(released, (1, 3), read)
+    return read
+
+
+def test_every_answer_is_of_one_version_whatever_is_promoted_meanwhile(
+    released: FeatureStore, of_1: Ranker, of_3: Ranker
+) -> None:
+    expected = {1: alone(released, of_1), 3: alone(released, of_3)}
+    assert expected[1] != expected[3]
+    toggled(released, (1, 3), reading(ranking(released, of_1, of_3), expected))
 
 
 def test_one_ranker_that_reads_either_version_never_reads_both_in_a_request(
@@ -256,14 +261,7 @@ def test_one_ranker_that_reads_either_version_never_reads_both_in_a_request(
         move(released, live=live)
         expected[live] = served.rank(USER, PINS, CONTEXT).scores
     assert expected[1] != expected[2]
-
-    def read() -> int:
-        answer = served.rank(USER, PINS, CONTEXT)
-        version = answer.versions[FAMILY]
-        assert answer.scores == expected[version]
-        return version
-
-    toggled(released, (1, 2), read)
+    toggled(released, (1, 2), reading(served, expected))
 
 
 def counted(kind: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:

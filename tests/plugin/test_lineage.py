@@ -13,10 +13,10 @@ import pytest
 
 from provender.plugin.embedding_view import spec_of
 from provender.plugin.errors import CheckpointError, SnapshotError
-from provender.plugin.lineage import Lineage, Run, Tracer, state_of
+from provender.plugin.lineage import Lineage, Run, Tracer
 from provender.plugin.lineage_graph import Graph, to_json, to_mermaid
 from provender.plugin.manifest import RunInfo
-from provender.plugin.releases import Release
+from provender.plugin.releases import Release, state_of
 from provender.plugin.snapshot import remove_snapshot, write_snapshot
 from tests.plugin.garbage_world import GarbageWorld, open_garbage_world, run_id
 from tests.plugin.online_world import open_world
