@@ -38,6 +38,7 @@ from provender.plugin.errors import ConfigError, FetchError
 from provender.plugin.files import write_whole
 from provender.plugin.home import Home
 from provender.plugin.options import UtcTime, at_home
+from provender.plugin.repo import open_store
 from provender.plugin.world import World
 
 WITHOUT, WITH = "without", "with"
@@ -87,7 +88,7 @@ def rank(
     """Train CTR and CVR rankers without and with embeddings, and judge them on later days."""
     place = Home(home)
     world = World.load(world_path or place.world)
-    store = FeatureStore(str(repo or place.repo))
+    store = open_store(repo or place.repo)
     named = _name(name, service)
     with progress() as bar:
         spans = _impressions(bar, world, data or place.data, place.runs / "impressions")
@@ -228,7 +229,7 @@ def request(
     place = Home(home)
     world = World.load(world_path or place.world)
     ranker = load_ranker(ranker_path or place.rankers / f"{WITH}-0.safetensors")
-    store = FeatureStore(str(repo or place.repo))
+    store = open_store(repo or place.repo)
     start, end = world.dates.evaluation()
     shown = load_impressions(world, data or place.data, start, end, end, place.runs / "impressions")
     pins, who, context = _draw(shown, candidates, seed)

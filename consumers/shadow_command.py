@@ -25,6 +25,7 @@ from provender.plugin.home import Home
 from provender.plugin.options import UtcTime, at_home
 from provender.plugin.ranker_stamp import read_stamps
 from provender.plugin.releases import Releases
+from provender.plugin.repo import open_store
 from provender.plugin.world import World
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -63,7 +64,7 @@ def shadow(
     """
     place = Home(home)
     world = World.load(world_path or place.world)
-    store = FeatureStore(str(repo or place.repo))
+    store = open_store(repo or place.repo)
     releases = Releases.of(store)
     live, candidate = _versions(store, releases, family, version)
     paths = _paths(place.rankers, family, live, candidate, live_ranker, candidate_ranker)

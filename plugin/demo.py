@@ -15,7 +15,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import click
-from feast import FeatureStore
 from feast.cli.cli import cli as feast_cli
 from rich.table import Table
 
@@ -26,7 +25,7 @@ from provender.plugin.files import write_whole
 from provender.plugin.home import Home
 from provender.plugin.online_store import is_ours
 from provender.plugin.releases import Releases
-from provender.plugin.repo import lay_out, standing_in
+from provender.plugin.repo import lay_out, open_store, standing_in
 from provender.plugin.world import World
 
 SIMULATED = "simulator"
@@ -145,7 +144,7 @@ def _span(world: World) -> tuple[str, str]:
 
 def _release(place: Home, world: World) -> None:
     """Let the first version serve, where none does yet: what is live is not the demo's to move."""
-    store = FeatureStore(str(place.repo))
+    store = open_store(place.repo)
     if is_ours(store.config) and Releases.of(store).current(FAMILY) is None:
         at = f"{world.dates.as_ofs()[-1]:%Y-%m-%dT%H:%M:%S}"
         _provender("release", "promote", FAMILY, 1, "--home", place.path, "--at", at)

@@ -21,12 +21,10 @@ from provender.plugin.online_store import PRECOMPUTED, ProvenderOnlineStore
 from provender.plugin.online_tables import fitting
 from provender.plugin.ranker_stamp import read_stamps
 from provender.plugin.releases import Releases
-from provender.plugin.repo import views_in_repo
+from provender.plugin.repo import SETTINGS, views_in_repo
 from provender.plugin.snapshot import Snapshot, all_snapshots, snapshot_path
 from provender.plugin.snapshot_source import snapshot_folder, source_path
 from provender.plugin.spec import SPEC_TAG, EmbeddingSpec
-
-SETTINGS = "feature_store.yaml"
 
 
 def survey(store: FeatureStore, home: Home, rankers: Path) -> Survey:

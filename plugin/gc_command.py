@@ -20,6 +20,7 @@ from provender.plugin.garbage_survey import survey
 from provender.plugin.home import Home
 from provender.plugin.online_store import ProvenderOnlineStore
 from provender.plugin.options import FOLDER, FORMAT, at_repo
+from provender.plugin.repo import open_store
 
 #: How much of it there is: 1200, "rows".
 Size = tuple[int, str]
@@ -40,7 +41,7 @@ def gc(
     beyond `keep_days` of releases.yaml. What is live, former or a canary's is never touched.
     """
     place = Home(home)
-    store = FeatureStore(str(repo or place.repo))
+    store = open_store(repo or place.repo)
     checkpoints = rankers or place.rankers
     if not apply:
         decided = plan(survey(store, place, checkpoints))

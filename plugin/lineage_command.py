@@ -6,7 +6,6 @@ import io
 from pathlib import Path
 
 import click
-from feast import FeatureStore
 from rich.console import Console
 
 from provender.plugin.console import console, log
@@ -16,6 +15,7 @@ from provender.plugin.lineage import Lineage, Tracer
 from provender.plugin.lineage_graph import to_json, to_mermaid
 from provender.plugin.lineage_text import to_tree
 from provender.plugin.options import UtcTime, at_repo
+from provender.plugin.repo import open_store
 
 #: Runs that the text shows; the other forms are for machines, which want all.
 SHOWN = 10
@@ -53,7 +53,7 @@ def lineage(
 ) -> None:
     """Show the runs behind a view's snapshot, or behind a ranker, and what came of them."""
     place = Home(home)
-    tracer = Tracer(FeatureStore(str(repo or place.repo)), place)
+    tracer = Tracer(open_store(repo or place.repo), place)
     depth = depth or (SHOWN if form == "text" else None)
     if Path(what).is_file():
         found = tracer.of_ranker(Path(what), depth)

@@ -14,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from provender.plugin.console import console, print_table
-from provender.plugin.errors import ConfigError
 from provender.plugin.home import Home
 from provender.plugin.options import FORMAT, UtcTime, at_repo
 from provender.plugin.release_family import Move
@@ -23,6 +22,7 @@ from provender.plugin.release_moves import retire as retire_version
 from provender.plugin.release_moves import rollback as roll_back
 from provender.plugin.release_status import history_table, status_of, status_tables
 from provender.plugin.releases import Check, Release, Releases
+from provender.plugin.repo import open_store
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -167,15 +167,7 @@ def history(family: str, home: Path, repo: Path | None, form: str) -> None:
 
 
 def _store(home: Path, repo: Path | None) -> FeatureStore:
-    folder = repo or Home(home).repo
-    if not (folder / "feature_store.yaml").is_file():
-        raise ConfigError(
-            f"feature repo {folder}",
-            found="no feature_store.yaml",
-            expected="a Feast repo",
-            remedy="Give its folder with --repo, or its home with --home.",
-        )
-    return FeatureStore(str(folder))
+    return open_store(repo or Home(home).repo)
 
 
 def _reason(force: bool, reason: str | None) -> str | None:

@@ -11,7 +11,10 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Literal
 
-from feast import FeatureView
+import yaml
+from feast import FeatureStore, FeatureView
+from feast.errors import FeastError
+from feast.repo_config import FeastConfigError
 from feast.repo_operations import parse_repo
 from feast.types import String
 
@@ -19,6 +22,9 @@ from provender.plugin.embedding_view import is_embedding_view, spec_of
 from provender.plugin.errors import ConfigError
 from provender.plugin.files import whole_folder
 from provender.plugin.spec import EmbeddingSpec
+
+#: What makes a folder a Feast repo.
+SETTINGS = "feature_store.yaml"
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ def lay_out(target: Path) -> bool:
 
     Raises ConfigError where other files are in its place.
     """
-    if (target / "feature_store.yaml").exists():
+    if (target / SETTINGS).exists():
         return False
     # The folder becomes a Feast repo, no longer a Python package of ours.
     not_copied = shutil.ignore_patterns("__init__.py", "__pycache__", "py.typed", "data")
@@ -62,17 +68,37 @@ def views_in_repo(repo: Path) -> list[DeclaredView]:
 
     Raises ConfigError where there is no Feast repo; a refused declaration raises its own error.
     """
-    if not (repo / "feature_store.yaml").is_file():
-        raise ConfigError(
-            f"feature repo {repo}",
-            found="no feature_store.yaml",
-            expected="a Feast repo that declares the embedding views",
-            remedy="Give its folder with --repo, or let `provender demo` lay one out.",
-        )
+    _check_repo(repo)
     place = repo.resolve()
     with standing_in(place):
         views = parse_repo(place).feature_views
     return [_declared(view) for view in views if is_embedding_view(view)]
+
+
+def open_store(repo: Path) -> FeatureStore:
+    """Open a Feast repo; raises ConfigError where there is none, or Feast can't read it."""
+    _check_repo(repo)
+    try:
+        store = FeatureStore(str(repo))
+        _ = store.config.online_store  # Feast looks at this section when it is asked for.
+        return store
+    except (FeastError, FeastConfigError, yaml.YAMLError, TypeError) as error:
+        raise ConfigError(
+            f"{repo / SETTINGS}",
+            found=" ".join(str(error).split()) or type(error).__name__,
+            expected="settings that Feast can read",
+            remedy="Correct the file.",
+        ) from None
+
+
+def _check_repo(repo: Path) -> None:
+    if not (repo / SETTINGS).is_file():
+        raise ConfigError(
+            f"feature repo {repo}",
+            found=f"no {SETTINGS}",
+            expected="a Feast repo",
+            remedy="Give its folder with --repo, or its home with --home.",
+        )
 
 
 def _declared(view: FeatureView) -> DeclaredView:

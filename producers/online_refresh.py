@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from feast import FeatureStore
-
 from provender.plugin.embedding_view import embedding_specs, files_of
 from provender.plugin.errors import ConfigError, OnlineStoreError
 from provender.plugin.online_store import ProvenderOnlineStore, is_ours
 from provender.plugin.online_tables import OnlineTable
 from provender.plugin.releases import Releases
+from provender.plugin.repo import open_store
 from provender.plugin.snapshot import Snapshot
 from provender.plugin.spec import EmbeddingSpec, check_unchanged
 from provender.plugin.table_records import TableRecord
@@ -38,7 +37,7 @@ class OnlineRefresh:
     """The online side of a repo."""
 
     def __init__(self, repo: Path) -> None:
-        self.store = FeatureStore(str(repo))
+        self.store = open_store(repo)
         self._online = ProvenderOnlineStore() if is_ours(self.store.config) else None
 
     def retired(self, family: str) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -54,3 +55,31 @@ def test_an_unknown_command_is_named() -> None:
     result = CliRunner().invoke(main, ["bake"])
     assert result.exit_code == 2
     assert "No such command 'bake'" in result.output
+
+
+def _needed(command: click.Command) -> list[str]:
+    """What a command asks for, whatever it is."""
+    words = []
+    for each in command.params:
+        if each.required:
+            words += [] if isinstance(each, click.Argument) else [each.opts[0]]
+            words += ["1" if each.type in (click.INT, click.FLOAT) else "2026-03-14"]
+    return words
+
+
+def _at_home() -> dict[str, click.Command]:
+    """The commands that work on a home; `demo` makes it."""
+    with_home = {n: c for n, c in _commands().items() if "home" in {p.name for p in c.params}}
+    return {name: each for name, each in with_home.items() if name != "demo"}
+
+
+@pytest.mark.parametrize(("name", "command"), _at_home().items())
+def test_a_home_that_is_not_there_is_named_in_one_line(
+    name: str, command: click.Command, tmp_path: Path
+) -> None:
+    home = str(tmp_path / "nowhere")
+    result = CliRunner().invoke(main, [*name.split(), *_needed(command), "--home", home])
+    assert (result.exit_code, type(result.exception)) == (1, SystemExit)
+    assert result.stderr.startswith("Error: ")
+    assert "nowhere" in result.stderr
+    assert len(result.stderr.splitlines()) == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from provender.plugin.errors import ConfigError, SpecError
-from provender.plugin.repo import lay_out, views_in_repo
+from provender.plugin.repo import lay_out, open_store, views_in_repo
 
 SHIPPED = {"user_transra_v1", "pin_transra_v1"}
 
@@ -64,3 +64,25 @@ def test_no_repo_and_a_refused_view_are_one_line(tmp_path: Path) -> None:
     views.write_text(views.read_text().replace("dim=64", "dim=0"))
     with pytest.raises(SpecError, match="dim: found 0"):
         views_in_repo(tmp_path / "repo")
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        (None, "no feature_store.yaml"),
+        ("", "NoneType"),
+        ("project: [x", "expected ',' or ']'"),
+        ("project: x\nregistry: r.db\nprovider: local\nonline_store: nope", "nope"),
+        ("project: x\nregistry: r.db\nonline_store: {type: my.Shop}", "my.Shop"),
+        ("registry: r.db\nprovider: local", "project"),
+    ],
+)
+def test_settings_that_feast_can_t_read_are_named(
+    settings: str | None, found: str, tmp_path: Path
+) -> None:
+    if settings is not None:
+        (tmp_path / "feature_store.yaml").write_text(settings)
+    with pytest.raises(ConfigError, match=str(tmp_path)) as refused:
+        open_store(tmp_path)
+    assert found in refused.value.found
+    assert "\n" not in str(refused.value)
