@@ -29,6 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from feast import FeatureStore
+from feast.errors import FeastError
 from store_worlds import Table, apply, entity_rows, files_of, last_day, open_store
 
 from provender.plugin.online_store import ProvenderOnlineStore
@@ -46,7 +47,7 @@ for name in (
     "feast.infra.online_stores.postgres_online_store.postgres",
     "feast.infra.online_stores.redis",
 ):
-    with contextlib.suppress(ImportError):  # Who lacks the package is left out, by name.
+    with contextlib.suppress(ImportError, FeastError):  # Who lacks it is left out, by name.
         importlib.import_module(name)
 
 MiB = 2**20

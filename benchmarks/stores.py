@@ -7,7 +7,7 @@
 Contestants take turns; each run is a process of its own, forked from one that has imported all and
 done nothing. Whatever comes out is compared: another float anywhere ends the run. PostgreSQL and
 Redis are found by PROVENDER_TEST_POSTGRES and PROVENDER_TEST_REDIS; Feast's stores for them need
-`pip install redis 'psycopg[binary,pool]'`. A contestant that can't run is named in the table.
+`pip install '.[bench]'`. A contestant that can't run is named in the table.
 """
 
 from __future__ import annotations
