@@ -75,6 +75,7 @@ def embedding_view(
     producer: str,
     family: str | None = None,
     anchored_to: int | None = None,
+    facet: str | None = None,
     ttl: timedelta,
     snapshots: str | Path,
     description: str = "",
@@ -98,6 +99,9 @@ def embedding_view(
         family: the views that are released together; the producer's name by default.
         anchored_to: the older version in whose space this one was trained to stay: rankers that
             accept it may read this one in the place of that one.
+        facet: the relation as which the entity is seen, such as ``buy``; ``buy/head`` or
+            ``buy/tail`` where one entity type is both its head and its tail. The raw vector by
+            default. A relation's facets need a space that nothing else has.
         ttl: for how long after its as-of time a vector may be used.
         snapshots: the folder of all snapshots, in which ``<name>_v<version>/`` is this view's, or
             a Parquet file or glob of your own (``*.parquet``) with the columns join key,
@@ -119,6 +123,7 @@ def embedding_view(
         producer=producer,
         family=family,
         anchored_to=anchored_to,
+        facet=facet,
         ttl=ttl,
     )
     return FeatureView(

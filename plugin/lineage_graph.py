@@ -28,7 +28,18 @@ from provender.plugin.lineage import Chain, Lineage, Ranker, Run
 from provender.plugin.manifest import Manifest
 from provender.plugin.table_records import TableRecord
 
-_SNAPSHOT = ("view", "version", "as_of", "rows", "dim", "dtype", "space", "checksum", "metrics")
+_SNAPSHOT = (
+    "view",
+    "version",
+    "as_of",
+    "rows",
+    "dim",
+    "dtype",
+    "space",
+    "facet",
+    "checksum",
+    "metrics",
+)
 _RUN = (
     "producer",
     "config_hash",

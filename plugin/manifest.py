@@ -53,6 +53,7 @@ class RunRecord(BaseModel):
     window_end: AwareDatetime
     parent: str | None
     checksum: str
+    supplement_of: str | None = None
 
 
 class Manifest(BaseModel):
@@ -62,10 +63,13 @@ class Manifest(BaseModel):
         run_id: the producer's run; snapshots of one run (user and pin) belong together.
         config_hash: SHA-256 of the producer's whole configuration.
         family: the views that are released together; None in manifests that are older than it.
+        facet: the relation as which the entity is seen; None of raw vectors.
         window_start: time of the oldest event used; window_end: the as-of cut (exclusive).
         checksum: SHA-256 over keys and vectors, whatever file layout they lie in.
         metrics: the producer's own evaluation, which a release gate reads.
         parent: run id of the refresh that this one was warm-started from.
+        supplement_of: run id of the refresh that lacks these rows, of entities that came after it;
+            None of a refresh itself. Who looks for a refresh must not take it for one.
         notes: what is to be remembered of it, such as why it was written in spite of its drift.
     """
 
@@ -84,6 +88,7 @@ class Manifest(BaseModel):
     dtype: Dtype
     space: str
     family: str | None = None
+    facet: str | None = None
     as_of: AwareDatetime
     window_start: AwareDatetime
     window_end: AwareDatetime
@@ -92,6 +97,7 @@ class Manifest(BaseModel):
     checksum: str
     metrics: dict[str, float | None] = {}
     parent: str | None = None
+    supplement_of: str | None = None
     notes: dict[str, str] = {}
     created_at: AwareDatetime
 
@@ -131,6 +137,7 @@ class RunInfo:
     metrics: dict[str, float | None] = field(default_factory=dict)
     parent: str | None = None
     notes: dict[str, str] = field(default_factory=dict)
+    supplement_of: str | None = None
 
 
 def code_version() -> str:

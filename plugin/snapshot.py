@@ -2,6 +2,10 @@
 
 They lie at ``<root>/<view>/<as-of>/part-0.parquet`` beside their manifest, readable as they are by
 DuckDB, Spark and Ray. A snapshot without a manifest does not exist.
+
+A *supplement* is a snapshot too, of only those entities that came after a refresh, computed with
+all else as that refresh left it. It lies at ``<as-of>-supplement``, so that a refresh of the same
+time has its place. Who reads vectors reads both alike; who looks for a refresh sees none of them.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ from provender.plugin.manifest import (
 from provender.plugin.spec import VECTOR_COLUMN, EmbeddingSpec
 
 PART = "part-0.parquet"
+_SUPPLEMENT = "-supplement"
 #: Rows a Parquet row group, at most, and bytes of vectors: what a bounded reader holds at once.
 ROW_GROUP = 16_384
 ROW_GROUP_BYTES = 16 * 2**20
@@ -80,33 +85,41 @@ class Snapshot:
         )
 
 
-def snapshot_path(root: Path, view_name: str, as_of: datetime) -> Path:
+def snapshot_path(root: Path, view_name: str, as_of: datetime, *, supplement: bool = False) -> Path:
     """Return the folder where the snapshot of ``view_name`` as of ``as_of`` lies or will lie."""
-    return root / view_name / stamp(as_of)
+    return root / view_name / (stamp(as_of) + (_SUPPLEMENT if supplement else ""))
 
 
-def find_snapshot(root: Path, view_name: str, as_of: datetime) -> Snapshot | None:
-    """Return the snapshot of a view as of a time, or None where there is none."""
-    path = snapshot_path(root, view_name, as_of)
+def find_snapshot(
+    root: Path, view_name: str, as_of: datetime, *, supplement: bool = False
+) -> Snapshot | None:
+    """Return the refresh, or the supplement, of a view as of a time; None where there is none."""
+    path = snapshot_path(root, view_name, as_of, supplement=supplement)
     if not (path / MANIFEST_NAME).is_file():
         return None
     return Snapshot(path, Manifest.read(path))
 
 
-def find_snapshots(root: Path, view_name: str) -> list[Snapshot]:
-    """Return a view's whole snapshots, ascending by as-of time."""
+def find_snapshots(root: Path, view_name: str, *, supplements: bool = False) -> list[Snapshot]:
+    """Return a view's refreshes, ascending by as-of time; with its supplements only if asked.
+
+    Of a refresh and a supplement as of the same time, the one that was created later comes later:
+    so a point-in-time join breaks the tie.
+    """
     manifests = sorted((root / view_name).glob(f"*/{MANIFEST_NAME}"))
-    return [Snapshot(path.parent, Manifest.read(path.parent)) for path in manifests]
+    found = [Snapshot(path.parent, Manifest.read(path.parent)) for path in manifests]
+    kept = [each for each in found if supplements or each.manifest.supplement_of is None]
+    return sorted(kept, key=lambda each: (each.manifest.as_of, each.manifest.created_at))
 
 
 def all_snapshots(root: Path) -> list[Snapshot]:
-    """Return the whole snapshots of every view under ``root``, by view and as-of time.
+    """Return all snapshots of every view under ``root``, supplements too, by view and as-of time.
 
     Folders without manifests are nobody's or somebody else's, and are passed over.
     """
     folders = sorted(root.iterdir()) if root.is_dir() else []
     views = [folder.name for folder in folders if folder.is_dir() and folder.name != STAGING]
-    return [snapshot for view in views for snapshot in find_snapshots(root, view)]
+    return [each for view in views for each in find_snapshots(root, view, supplements=True)]
 
 
 def remove_snapshot(root: Path, path: Path) -> None:
@@ -123,7 +136,7 @@ def write_snapshot(
     vectors: Vectors,
     run: RunInfo,
 ) -> Snapshot:
-    """Write the refresh of one view as of one time, whole or not at all.
+    """Write the refresh, or a supplement, of one view as of one time, whole or not at all.
 
     Args:
         root: the folder of all snapshots.
@@ -134,7 +147,8 @@ def write_snapshot(
     snapshot never changes.
     """
     _check(spec, keys, vectors)
-    path = snapshot_path(root, spec.view_name, as_of)
+    supplement = run.supplement_of is not None
+    path = snapshot_path(root, spec.view_name, as_of, supplement=supplement)
     checksum = content_checksum(keys, vectors)
     try:
         with whole_folder(root, path) as staged:
@@ -284,6 +298,7 @@ def _manifest(
         dtype=spec.dtype,
         space=spec.space,
         family=spec.family,
+        facet=spec.facet,
         as_of=as_of,
         window_start=run.window_start,
         window_end=run.window_end,
@@ -292,6 +307,7 @@ def _manifest(
         checksum=checksum,
         metrics=run.metrics,
         parent=run.parent,
+        supplement_of=run.supplement_of,
         notes=run.notes,
         created_at=datetime.now(UTC),
     )

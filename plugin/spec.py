@@ -34,7 +34,10 @@ FIXED_BY_VERSION = (
     "producer",
     "family",
     "anchored_to",
+    "facet",
 )
+#: A relation, and the end of it at which the entity stands where that must be said.
+_FACET = re.compile(r"([A-Za-z][A-Za-z0-9_]*)(?:/(head|tail))?")
 
 
 class EmbeddingSpec(BaseModel):
@@ -54,6 +57,9 @@ class EmbeddingSpec(BaseModel):
             only fit each other; the producer's name by default.
         anchored_to: the older version in whose space this one was trained to stay, so that what
             learned from that one can read this one. Only so may two versions share a space.
+        facet: the relation as which the entity is seen, such as ``buy``: what the relation's score
+            compares, h M_r + r of its heads and t M_r of its tails in TransR. ``buy/head`` or
+            ``buy/tail`` where one entity type is both. None is the raw vector.
         ttl: for how long after its as-of time a vector may be used.
     """
 
@@ -70,6 +76,7 @@ class EmbeddingSpec(BaseModel):
     producer: str = Field(min_length=1)
     family: str = Field(min_length=1)
     anchored_to: int | None = Field(None, ge=1)
+    facet: str | None = None
     ttl: timedelta
 
     @model_validator(mode="before")
@@ -93,6 +100,13 @@ class EmbeddingSpec(BaseModel):
             raise ValueError("a ttl above zero")
         return ttl
 
+    @field_validator("facet")
+    @classmethod
+    def _facet_of_a_relation(cls, facet: str | None) -> str | None:
+        if facet is not None and not _FACET.fullmatch(facet):
+            raise ValueError("a relation such as 'buy', or one end of it: 'buy/head', 'buy/tail'")
+        return facet
+
     @model_validator(mode="after")
     def _nested_dims_ascend(self) -> EmbeddingSpec:
         dims = self.nested_dims
@@ -114,6 +128,16 @@ class EmbeddingSpec(BaseModel):
     def view_name(self) -> str:
         """The Feast feature view's name: the version shows in what users type."""
         return f"{self.name}_v{self.version}"
+
+    @property
+    def relation(self) -> str | None:
+        """The relation that the facet is of; None of raw vectors."""
+        return self.facet.partition("/")[0] if self.facet else None
+
+    @property
+    def end(self) -> str | None:
+        """The end of that relation, ``head`` or ``tail``, where the facet says it."""
+        return (self.facet or "").partition("/")[2] or None
 
     @classmethod
     def declare(cls, **fields: Any) -> EmbeddingSpec:
@@ -137,6 +161,7 @@ class EmbeddingSpec(BaseModel):
             "producer": self.producer,
             "family": self.family,
             "anchored_to": self.anchored_to,
+            "facet": self.facet,
         }
         told = {f"provender.{name}": str(v) for name, v in shown.items() if v is not None}
         return {SPEC_TAG: self.model_dump_json(), **told}

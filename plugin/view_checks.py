@@ -16,7 +16,7 @@ from provender.plugin.snapshot_source import snapshots_at
 from provender.plugin.spec import VECTOR_COLUMN, EmbeddingSpec, check_unchanged
 
 #: What a snapshot's manifest must say of it, exactly as its view declares.
-_DECLARED = ("version", "entity", "join_key", "dim", "dtype", "space", "producer")
+_DECLARED = ("version", "entity", "join_key", "dim", "dtype", "space", "producer", "facet")
 #: Rows of the newest snapshot whose vectors are measured; its manifest vouches for the others.
 _SAMPLE = 10_000
 
@@ -27,7 +27,7 @@ def check_declarations(
     """Refuse declarations that contradict each other or the registry.
 
     Raises:
-        SpecError: one view is declared twice.
+        SpecError: one view is declared twice, or a facet in the space of something else.
         VersionError: an old version number with a new meaning, or one space for two versions.
     """
     known = dict(registered)
@@ -39,6 +39,7 @@ def check_declarations(
         if spec.view_name in registered:
             check_unchanged(registered[spec.view_name], spec)
         _check_space(spec, known.values())
+        _check_facet(spec, known.values())
         known[spec.view_name] = spec
 
 
@@ -65,7 +66,7 @@ def check_vectors(spec: EmbeddingSpec, path: str) -> None:
 
 
 #: What a version that is anchored to another must have in common with it.
-_ANCHORED = ("entity", "join_key", "dim", "space", "family")
+_ANCHORED = ("entity", "join_key", "dim", "space", "family", "facet")
 
 
 def _check_space(spec: EmbeddingSpec, others: Iterable[EmbeddingSpec]) -> None:
@@ -107,6 +108,24 @@ def _shared_space(spec: EmbeddingSpec, other: EmbeddingSpec) -> VersionError:
         remedy=f"Name another space, for example '{spec.name}_v{spec.version}', or declare "
         f"anchored_to={min(spec.version, other.version)} if it was trained to stay in that one.",
     )
+
+
+def _check_facet(spec: EmbeddingSpec, others: Iterable[EmbeddingSpec]) -> None:
+    # A relation's score compares its two facets, and raw vectors go with raw vectors: nothing else
+    # may be taken for comparable.
+    for other in others:
+        if other.space == spec.space and other.relation != spec.relation:
+            raise SpecError(
+                f"embedding view {spec.view_name}, {_seen(spec)}",
+                found=f"space {spec.space!r}, in which {other.view_name} has {_seen(other)}",
+                expected="a space of raw vectors alone, or of the facets of one relation alone",
+                remedy=f"Name another space, for example "
+                f"'{spec.family}_v{spec.version}_{spec.relation or 'raw'}'.",
+            )
+
+
+def _seen(spec: EmbeddingSpec) -> str:
+    return f"facet {spec.facet!r}" if spec.facet else "raw vectors"
 
 
 def _twice(spec: EmbeddingSpec) -> SpecError:

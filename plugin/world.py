@@ -61,8 +61,8 @@ class World(BaseModel):
     )
     transra: dict[str, Any] = Field(
         default_factory=dict,
-        description="how TransRA is trained, and under `versions` what differs for single ones; "
-        "checked by producers/transra_config.py",
+        description="how TransRA is trained, and under `families` and `versions` what differs for "
+        "single ones; checked by producers/settings.py and producers/transra_config.py",
     )
     ranking: dict[str, Any] = Field(
         default_factory=dict, description="checked by consumers/ranking_task.py"

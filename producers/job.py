@@ -14,7 +14,8 @@ from provender.plugin.home import Home
 from provender.plugin.repo import DeclaredView
 from provender.plugin.spec import EmbeddingSpec
 from provender.plugin.world import World
-from provender.producers.transra_config import TransRAConfig, settings_of
+from provender.producers.settings import settings_of
+from provender.producers.transra_config import TransRAConfig
 
 PRODUCER = "transra"
 T = TypeVar("T")
@@ -57,19 +58,19 @@ class Job:
             version: which; the newest declared by default.
 
         Raises ConfigError where the repo has no such view of this producer, where the views of
-        the version have several dims or anchors, keys of another type than the world declares, or
-        where the world's settings do not fit.
+        the version have several dims or anchors, keys of another type than the world declares or
+        facets that it can't have, or where the world's settings do not fit.
         """
         versions = versions_of(views, family)
         chosen = max(versions) if version is None else version
         _check_version(versions, chosen)
         mine = versions[chosen]
         name = f"version {chosen} of family {mine[0].spec.family}"
-        dim = _one(name, "dim", [view.spec.dim for view in mine])
+        _one(name, "dim", [view.spec.dim for view in mine])
         _one(name, "anchored_to", [view.spec.anchored_to for view in mine])
         for view in mine:
             _check_key(view, world)
-        config = _config(world, chosen, dim, _declared_versions(views))
+        config = _config(world, mine[0].spec, _declared_versions(views))
         _check_anchored(name, mine[0].spec, config)
         return cls(world, data, home, tuple(view.spec for view in mine), config, device)
 
@@ -96,7 +97,7 @@ class Job:
             "tables": {name: t.model_dump(mode="json") for name, t in self.world.tables.items()},
             "entities": self.world.entities,
             "events": self.world.events,
-            "views": [spec.model_dump(mode="json", exclude=NOT_SHAPING) for spec in self.specs],
+            "views": [_shape(spec) for spec in self.specs],
         }
         return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()
 
@@ -134,8 +135,9 @@ def versions_of(
     return {number: [v for v in mine if v.spec.version == number] for number in numbers}
 
 
-def _only_family(views: Sequence[DeclaredView]) -> str:
-    known = _families([view for view in views if view.spec.producer == PRODUCER])
+def families_of_transra(views: Sequence[DeclaredView]) -> list[str]:
+    """Return the families that TransRA produces, ascending; raises ConfigError without any."""
+    known = sorted({view.spec.family for view in views if view.spec.producer == PRODUCER})
     if not known:
         raise ConfigError(
             f"embedding views of producer {PRODUCER}",
@@ -143,6 +145,17 @@ def _only_family(views: Sequence[DeclaredView]) -> str:
             expected="at least one view",
             remedy="Correct embedding_views.py.",
         )
+    return known
+
+
+def _shape(spec: EmbeddingSpec) -> dict[str, object]:
+    """What of a view shapes its vectors; a raw one's is as it was before there were facets."""
+    left_out = NOT_SHAPING if spec.facet else NOT_SHAPING | {"facet"}
+    return spec.model_dump(mode="json", exclude=left_out)
+
+
+def _only_family(views: Sequence[DeclaredView]) -> str:
+    known = families_of_transra(views)
     if len(known) > 1:
         raise ConfigError(
             f"embedding views of producer {PRODUCER}",
@@ -157,8 +170,12 @@ def _families(views: Sequence[DeclaredView]) -> list[str]:
     return sorted({view.spec.family for view in views})
 
 
-def _declared_versions(views: Sequence[DeclaredView]) -> set[int]:
-    return {view.spec.version for view in views if view.spec.producer == PRODUCER}
+def _declared_versions(views: Sequence[DeclaredView]) -> dict[str, set[int]]:
+    """Family -> its versions, of all that TransRA produces."""
+    found: dict[str, set[int]] = {}
+    for spec in (view.spec for view in views if view.spec.producer == PRODUCER):
+        found.setdefault(spec.family, set()).add(spec.version)
+    return found
 
 
 def _check_version(versions: dict[int, list[DeclaredView]], chosen: int) -> None:
@@ -197,14 +214,14 @@ def _check_key(view: DeclaredView, world: World) -> None:
         )
 
 
-def _config(world: World, version: int, dim: int, declared: set[int]) -> TransRAConfig:
-    where, settings = settings_of(world.transra, version, declared)
-    config = TransRAConfig.parse({"dim": dim, **settings}, where)
-    if config.dim != dim:
+def _config(world: World, spec: EmbeddingSpec, declared: dict[str, set[int]]) -> TransRAConfig:
+    where, settings = settings_of(world.transra, spec.family, spec.version, declared)
+    config = TransRAConfig.parse({"dim": spec.dim, **settings}, where)
+    if config.dim != spec.dim:
         raise ConfigError(
             f"section {where}, dim",
             found=str(config.dim),
-            expected=f"{dim}, as the embedding views declare",
+            expected=f"{spec.dim}, as the embedding views declare",
             remedy="Leave dim out of the world file: it follows the views.",
         )
     return config

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from provender.plugin.errors import ConfigError
-
-#: Of the section: settings of single versions.
-VERSIONS = "versions"
 
 
 class TransRAConfig(BaseModel):
@@ -156,37 +153,3 @@ class TransRAConfig(BaseModel):
                 expected=first["msg"],
                 remedy=f"The fields are {', '.join(cls.model_fields)}.",
             ) from None
-
-
-def settings_of(
-    section: Mapping[str, Any], version: int, declared: Collection[int]
-) -> tuple[str, dict[str, Any]]:
-    """Return what a world's `transra` section says of one version, and where it says so.
-
-    Settings under ``versions: {2: {epochs: 8}}`` stand in the place of the section's own, for that
-    version alone.
-
-    Raises ConfigError for overrides that are no mapping, or of a version that is not `declared`.
-    """
-    settings = {name: value for name, value in section.items() if name != VERSIONS}
-    overrides = section.get(VERSIONS, {})
-    whole = isinstance(overrides, Mapping)
-    if not whole or not all(isinstance(each, Mapping) for each in overrides.values()):
-        raise ConfigError(
-            f"transra: {VERSIONS}",
-            found=repr(overrides)[:80],
-            expected="settings by version, such as {2: {epochs: 8}}",
-            remedy="Correct the section transra of the world file.",
-        )
-    unknown = [number for number in overrides if number not in declared]
-    if unknown:
-        raise ConfigError(
-            f"transra: {VERSIONS}",
-            found=f"settings of version {', '.join(map(repr, unknown))}",
-            expected="versions that the feature repo declares: "
-            f"{', '.join(map(str, sorted(declared)))}",
-            remedy="Correct the number, or declare the version's views in embedding_views.py.",
-        )
-    own = overrides.get(version, {})
-    where = f"transra: {VERSIONS}.{version}" if own else "transra"
-    return where, {**settings, **own}
