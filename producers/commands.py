@@ -25,7 +25,7 @@ from provender.producers.event_mapping import EventMapping
 from provender.producers.event_set import EventSet
 from provender.producers.events import read_window
 from provender.producers.graph import TripleGraph
-from provender.producers.job import Job, versions_of
+from provender.producers.job import Job, families_of_transra, versions_of
 from provender.producers.refresh import Refresh, read_graph, refresh, restore
 from provender.producers.simulator import simulate as simulate_world
 from provender.producers.simulator_config import SimulatorConfig
@@ -94,13 +94,18 @@ def simulate(
     help="Compute embeddings from the events before this time; may be given several times.  "
     "[default: the dates of the world file]",
 )
-@_FAMILY
+@click.option(
+    "--family",
+    "families",
+    multiple=True,
+    help="Which family of views; may be given several times.  [default: all that TransRA produces]",
+)
 @click.option(
     "--version",
     "numbers",
     type=int,
     multiple=True,
-    help="Of the family's views; may be given several times.  [default: every declared version]",
+    help="Of the families' views; may be given several times.  [default: every declared version]",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 def produce(
@@ -109,7 +114,7 @@ def produce(
     data: Path | None,
     repo: Path | None,
     as_ofs: tuple[datetime, ...],
-    family: str | None,
+    families: tuple[str, ...],
     numbers: tuple[int, ...],
     device: str,
 ) -> None:
@@ -122,17 +127,34 @@ def produce(
     place = _Place.at(home, world_path, data, repo)
     jobs = [
         place.job(family, number, device)
-        for number in sorted(set(numbers)) or versions_of(place.views, family)
+        for family, number in _chosen(place.views, sorted(set(families)), sorted(set(numbers)))
     ]
+    several = len({job.family for job in jobs}) > 1
     done: list[tuple[Refresh, float]] = []
     for job in jobs:
         for as_of in sorted(as_ofs) or _dates(job):
             started = time.perf_counter()
-            with stages(f"{as_of:%Y-%m-%d}", job.version if len(jobs) > 1 else None) as on_stage:
+            title = f"{as_of:%Y-%m-%d} {job.family}" if several else f"{as_of:%Y-%m-%d}"
+            with stages(title, job.version if len(jobs) > 1 else None) as on_stage:
                 result = refresh(job, as_of, on_stage)
             done.append((result, time.perf_counter() - started))
             tell_bad_rows(result.events)
     console.print(_refreshes(done))
+
+
+def _chosen(
+    views: list[DeclaredView], families: list[str], numbers: list[int]
+) -> list[tuple[str, int]]:
+    """The versions to produce: of families that nobody has named, those that have the number."""
+    declared = {each: versions_of(views, each) for each in families or families_of_transra(views)}
+    somewhere = {number for versions in declared.values() for number in versions}
+    return [
+        (family, number)
+        for family, versions in declared.items()
+        for number in numbers or versions
+        # What no family has is asked for all the same: the refusal says what there is.
+        if families or number in versions or number not in somewhere
+    ]
 
 
 def _dates(job: Job) -> list[datetime]:

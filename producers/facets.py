@@ -1,7 +1,7 @@
 """Facets: an entity's vectors as one relation sees them, in the place of the raw ones.
 
 A relation's score is a similarity of what it makes of both ends, `parameters.left` of heads and
-`parameters.right` of tails: in TransR -|(h M_r + r) - t M_r|^2. A facet is one of these two sides. So
+`parameters.right` of tails: in TransR -|(h M_r + r) - t M_r|^2. A facet is one of these sides. So
 whoever compares a relation's two facets, by that very similarity, has the model's scores of it.
 """
 
@@ -37,7 +37,7 @@ def facet_vectors(spec: EmbeddingSpec, parameters: Parameters, graph: TripleGrap
 
 
 def check_facets(specs: Iterable[EmbeddingSpec], world: World, config: TransRAConfig) -> None:
-    """Raise ConfigError for a facet of a relation that is not learned from, or not of the entity."""
+    """Raise ConfigError for a facet that can't be: of a relation that is not learned from, say."""
     learned = [
         Relation(name, event.head_entity, event.tail_entity)
         for name, event in EventMapping.from_world(world).events.items()
