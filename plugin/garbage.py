@@ -16,6 +16,7 @@ Nobody needs, whether it was so left by that, by Feast's own commands or by a ki
 - a snapshot of a view that is neither registered nor declared, unless a ranker learned from it;
 - a snapshot that is older than the newest of its view by more than the family's ``keep_days``, save
   the newest one's parent, the newest that is loaded online, and those that rankers learned from;
+- a supplement whose refresh goes or is gone, unless a ranker learned from it; till then it stays;
 - a run none of whose snapshots stays, save one that may yet be gone on with;
 - what killed processes left in staging areas, and a view's folder without a snapshot.
 
@@ -134,9 +135,17 @@ class Survey:
         return {**told, **{spec.name: spec.family for spec in known}}
 
     def snapshots_of(self, view: str) -> list[Snapshot]:
-        """A view's snapshots, ascending by as-of time."""
-        found = [each for each in self.snapshots if each.manifest.view == view]
+        """A view's refreshes, ascending by as-of time."""
+        found = [each for each in self._of(view) if each.manifest.supplement_of is None]
         return sorted(found, key=lambda each: each.manifest.as_of)
+
+    def supplements_of(self, view: str) -> list[Snapshot]:
+        """A view's supplements, ascending by as-of time."""
+        found = [each for each in self._of(view) if each.manifest.supplement_of is not None]
+        return sorted(found, key=lambda each: each.manifest.as_of)
+
+    def _of(self, view: str) -> list[Snapshot]:
+        return [each for each in self.snapshots if each.manifest.view == view]
 
 
 def plan(survey: Survey) -> Plan:
@@ -276,10 +285,10 @@ class _Rules:
         return decided
 
     def _of_view(self, view: str) -> Iterator[tuple[Snapshot, str, str | None]]:
-        """A view's snapshots, why each would go, and why it stays if it does."""
+        """A view's refreshes, then its supplements, why each would go, and why it stays if so."""
         survey = self._survey
         snapshots = survey.snapshots_of(view)
-        oldest = datetime.min.replace(tzinfo=UTC)
+        oldest, staying = datetime.min.replace(tzinfo=UTC), set[str]()
         registered = f"{view} is registered" if view in self._staying else None
         why_gone, reason = f"{view} is not registered", registered or self._absent_reason(view)
         if view in survey.folder_readers:
@@ -287,13 +296,20 @@ class _Rules:
         elif reason is not None:
             family = survey.families.get(_embedding(view), "")
             days = survey.gates.get(family, Gates()).keep_days
-            if days is not None:
+            if days is not None and snapshots:
                 oldest = snapshots[-1].manifest.as_of - timedelta(days=days)
                 why_gone = f"more than {days} days older than the newest"
         for snapshot in snapshots:
             within = reason if snapshot.manifest.as_of >= oldest else None
             held = self._held(snapshot, snapshots[-1]) if reason is not None else None
-            yield snapshot, why_gone, within or held or self._always(snapshot)
+            why_kept = within or held or self._always(snapshot)
+            if why_kept is not None:
+                staying.add(snapshot.manifest.run_id)
+            yield snapshot, why_gone, why_kept
+        for snapshot in survey.supplements_of(view):
+            refresh = snapshot.manifest.supplement_of
+            kept = f"its refresh, {refresh}, stays" if refresh in staying else None
+            yield snapshot, "its refresh goes or is gone", kept or self._always(snapshot)
 
     def _held(self, snapshot: Snapshot, newest: Snapshot) -> str | None:
         """Why a snapshot beyond its days stays."""
@@ -322,6 +338,8 @@ class _Rules:
         written = {each.manifest.run_id for each in self._survey.snapshots}
         newest: dict[str, datetime] = {}
         for each in self._survey.snapshots:
+            if each.manifest.supplement_of is not None:
+                continue  # A refresh as of an earlier time may yet be gone on with.
             producer, as_of = each.manifest.producer, each.manifest.as_of
             newest[producer] = max(as_of, newest.get(producer, as_of))
         for run_id, path in self._survey.runs.items():

@@ -140,7 +140,9 @@ def _snapshots(
     ours: list[Snapshot] = []
     others: list[Snapshot] = []
     for each in all_snapshots(root):
-        place = snapshot_path(root, each.manifest.view, each.manifest.as_of)
+        known = each.manifest
+        supplement = known.supplement_of is not None
+        place = snapshot_path(root, known.view, known.as_of, supplement=supplement)
         (ours if each.path == place else others).append(each)
     folders = (snapshot_folder(source_path(_source(view))) for view in views.values())
     for elsewhere in sorted({folder.parent for folder in folders if folder} - {root}):

@@ -269,7 +269,8 @@ def _run(run_id: str, by_run: Mapping[str, list[Snapshot]], kept: Mapping[str, R
 
 
 def _newest(runs: Iterable[RunRecord]) -> RunRecord | None:
-    return max(runs, key=lambda run: run.as_of, default=None)
+    """The newest refresh; the newest supplement only where there is no refresh."""
+    return max(runs, key=lambda run: (run.supplement_of is None, run.as_of), default=None)
 
 
 def _path(view: object) -> str:

@@ -89,12 +89,20 @@ def _table(table: TableRecord) -> str:
 
 
 def _span(runs: Iterable[RunRecord]) -> str:
-    times = sorted(run.as_of for run in runs)
+    known = list(runs)
+    refreshes = sorted(run.as_of for run in known if run.supplement_of is None)
+    supplements = sorted(run.as_of for run in known if run.supplement_of is not None)
+    told = [_counted("run", refreshes)] if refreshes or not supplements else []
+    told += [_counted("supplement", supplements)] if supplements else []
+    return "; ".join(told)
+
+
+def _counted(what: str, times: list[datetime]) -> str:
     if not times:
-        return "no runs known"
+        return f"no {what}s known"
     if len(times) == 1:
-        return f"1 run, as of {_time(times[0])}"
-    return f"{len(times)} runs, as of {_time(times[0])} to {_time(times[-1])}"
+        return f"1 {what}, as of {_time(times[0])}"
+    return f"{len(times)} {what}s, as of {_time(times[0])} to {_time(times[-1])}"
 
 
 def _version(chain: Chain) -> str:

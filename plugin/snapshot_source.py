@@ -24,9 +24,12 @@ def source_path(source: object) -> str:
 
 
 def snapshots_at(path: str) -> list[Snapshot]:
-    """Return a view's snapshots, ascending by as-of time; none of a file or glob of the user's."""
+    """Return a view's snapshots and supplements, ascending by as-of time: all that joins read.
+
+    There are none of a file or glob of the user's.
+    """
     folder = snapshot_folder(path)
-    return find_snapshots(folder.parent, folder.name) if folder else []
+    return find_snapshots(folder.parent, folder.name, supplements=True) if folder else []
 
 
 def runs_within(source: object, start: datetime, end: datetime) -> list[RunRecord]:

@@ -47,12 +47,13 @@ class StoredView:
 
     @cached_property
     def snapshots(self) -> Sequence[Snapshot]:
-        """Its snapshots, ascending by as-of time; none of files without manifests."""
-        return snapshots_at(source_path(self.view.batch_source))
+        """Its refreshes, ascending by as-of time; none of files without manifests."""
+        found = snapshots_at(source_path(self.view.batch_source))
+        return [each for each in found if each.manifest.supplement_of is None]
 
     @property
     def loaded(self) -> RunRecord | None:
-        """The newest run in the online table; None where no run is known."""
+        """The newest refresh in the online table; None where no run is known."""
         return self.record.newest if self.record else None
 
     @cached_property
@@ -62,7 +63,7 @@ class StoredView:
 
     @cached_property
     def online_as_of(self) -> datetime | None:
-        """The newest as-of time online: of the runs, and where none is known of the rows."""
+        """The newest as-of time online: of the refreshes, and where none is known of the rows."""
         if self.loaded is not None:
             return self.loaded.as_of
         newest = self._one(sa.func.max(self._columns.event_us)) if self.there else None

@@ -53,8 +53,22 @@ class TableRecord(BaseModel):
 
     @property
     def newest(self) -> RunRecord | None:
-        """The newest of the runs; None where none is known."""
-        return self.runs[-1] if self.runs else None
+        """The newest refresh of the runs, which no supplement is; None where none is known."""
+        refreshes = [run for run in self.runs if run.supplement_of is None]
+        return refreshes[-1] if refreshes else None
+
+    @property
+    def strays(self) -> tuple[RunRecord, ...]:
+        """Supplements of other refreshes than the newest, later than it and all of its own.
+
+        `provender cold` computes their rows again, with what the newest refresh knows.
+        """
+        newest = self.newest
+        if newest is None:
+            return ()
+        own = (r for r in self.runs if newest.run_id in (r.run_id, r.supplement_of))
+        last = max(run.as_of for run in own)
+        return tuple(run for run in self.runs if run.as_of > last)
 
     @classmethod
     def of(cls, row: sa.Row[Any]) -> TableRecord:
@@ -84,9 +98,10 @@ def note_load(
     cursor.execute(f"SELECT runs FROM {TABLES.name} WHERE name = {mark}", (name,))
     row = cursor.fetchone()
     former = [RunRecord.model_validate(each) for each in json.loads(row[0])] if row else []
-    known = {run.as_of: run for run in (*former, *runs)}
-    oldest = max(known) - ttl if ttl and known else None
-    kept = [known[as_of] for as_of in sorted(known) if oldest is None or as_of >= oldest]
+    # At one time there may be a refresh and a supplement; the refresh is the later of the two.
+    known = {(run.as_of, run.supplement_of is None): run for run in (*former, *runs)}
+    oldest = max(known)[0] - ttl if ttl and known else None
+    kept = [known[at] for at in sorted(known) if oldest is None or at[0] >= oldest]
     told = json.dumps([run.model_dump(mode="json") for run in kept])
     cursor.execute(
         f"UPDATE {TABLES.name} SET runs = {mark}, loaded_us = {mark} WHERE name = {mark}",

@@ -1,15 +1,16 @@
-"""Taking what a refresh has published online: the views of one version, and those alone."""
+"""Taking what a refresh or a supplement has published online: one version's views, those alone."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import timedelta
 from pathlib import Path
 
 from provender.plugin.embedding_view import embedding_specs, files_of
 from provender.plugin.errors import ConfigError, OnlineStoreError
+from provender.plugin.online_rows import MICROSECOND
 from provender.plugin.online_store import ProvenderOnlineStore, is_ours
 from provender.plugin.online_tables import OnlineTable
 from provender.plugin.releases import Releases
@@ -77,20 +78,28 @@ class OnlineRefresh:
     def load(self, spec: EmbeddingSpec, snapshot: Snapshot) -> Loaded:
         """Materialize one view up to a snapshot, from what its table has on.
 
+        A supplement of the refresh that the table has adds its rows, and those of former ones that
+        did not get there; of any other it takes its refresh along.
+
         Raises OnlineStoreError where the snapshot's rows did not get there.
         """
-        as_of, run_id = snapshot.manifest.as_of, snapshot.manifest.run_id
+        known = snapshot.manifest
+        as_of, run_id = known.as_of, known.run_id
         start = as_of - spec.ttl
-        last = self._last_run(spec)
+        record = self._record(spec)
+        last = record.newest if record else None
         if last is not None:
-            if last == (as_of, run_id):
-                return Loaded(self._rows(spec), "done before")
-            if last[0] > as_of:
+            if last.as_of > as_of:
                 return Loaded(self._rows(spec), "newer there")
-            start = max(start, last[0])
+            if _noted(record, run_id):
+                return Loaded(self._rows(spec), "done before")
+            # The refresh itself, all of its rows, is there already.
+            after = MICROSECOND if known.supplement_of == last.run_id else timedelta(0)
+            start = max(start, last.as_of + after)
         with contextlib.redirect_stdout(sys.stderr):  # Feast tells its progress in print().
             self.store.materialize(start, as_of, feature_views=[spec.view_name])
-        if self._record(spec) is not None and self._last_run(spec) != (as_of, run_id):
+        record = self._record(spec)
+        if record is not None and not _noted(record, run_id):
             raise OnlineStoreError(
                 f"online table of {spec.view_name}",
                 found="no rows of the new snapshot",
@@ -98,11 +107,6 @@ class OnlineRefresh:
                 remedy="Run the same command again, or look into what else loads the table.",
             )
         return Loaded(self._rows(spec), "loaded")
-
-    def _last_run(self, spec: EmbeddingSpec) -> tuple[datetime, str] | None:
-        record = self._record(spec)
-        newest = record.newest if record else None
-        return (newest.as_of, newest.run_id) if newest else None
 
     def _record(self, spec: EmbeddingSpec) -> TableRecord | None:
         if self._online is None:
@@ -118,3 +122,7 @@ class OnlineRefresh:
     def _table(self, spec: EmbeddingSpec) -> str:
         view = self.store.get_feature_view(spec.view_name)
         return OnlineTable.of(self.store.config, view).name
+
+
+def _noted(record: TableRecord | None, run_id: str) -> bool:
+    return record is not None and any(run.run_id == run_id for run in record.runs)
