@@ -73,6 +73,7 @@ texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 names = st.from_regex(r"[a-z][a-z0-9_]{0,15}", fullmatch=True).filter(
     lambda name: not name.split("_v")[-1].isdigit()
 )
+facets = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,9}(/head|/tail)?", fullmatch=True)
 
 
 @st.composite
@@ -89,6 +90,9 @@ def specs(draw: st.DrawFn) -> EmbeddingSpec:
         dtype=draw(st.sampled_from(["float32", "float16", "int8"])),
         space=draw(texts),
         producer=draw(texts),
+        facet=draw(
+            st.none() | st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,9}(/head|/tail)?", fullmatch=True)
+        ),
         ttl=draw(st.timedeltas(timedelta(microseconds=1), timedelta(days=4000))),
     )
 
@@ -206,6 +210,7 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"space": "other"}, "found space 'other'; expected space 'transra_v1', as registered"),
     ({"producer": "linksage"}, "found producer 'linksage'; expected producer 'transra', as"),
     ({"family": "ads"}, "found family 'ads'; expected family 'transra', as registered"),
+    ({"facet": "buy"}, "found facet 'buy'; expected facet None, as registered"),
     ({"nested_dims": (2,)}, "found nested_dims (2,); expected nested_dims (1, 2), as"),
     (
         {"entity": Entity(name="house", join_keys=["user_id"], value_type=ValueType.INT64)},
@@ -306,6 +311,7 @@ def test_an_anchored_version_outlives_its_anchor(repo: Path, store: FeatureStore
         ({"space": "other"}, "found space 'other'; expected space 'transra_v1', as user_transra"),
         ({"dim": 8}, "found dim 8; expected dim 4, as user_transra_v1 has"),
         ({"family": "ads"}, "found family 'ads'; expected family 'transra', as user_transra_v1"),
+        ({"facet": "buy"}, "found facet 'buy'; expected facet None, as user_transra_v1 has"),
     ],
 )
 def test_an_anchored_version_must_fit_its_anchor(
@@ -323,6 +329,45 @@ def test_two_entities_may_share_a_space(repo: Path, store: FeatureStore) -> None
     pin = Entity(name="pin", join_keys=["pin_id"], value_type=ValueType.INT64)
     store.apply([USER, pin, view(repo), view(repo, name="pin_transra", entity=pin)])
     assert len(embedding_specs(store)) == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "line"),
+    [
+        (None, "buy", "facet 'buy': found space 'transra_v1', in which user_transra_v1 has raw"),
+        ("buy", None, "raw vectors: found space 'transra_v1', in which user_transra_v1 has facet"),
+        ("save", "buy/tail", "facet 'buy/tail': found space 'transra_v1', in which user_transra"),
+    ],
+)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_space_is_of_raw_vectors_or_of_one_relation(
+    one: str | None, other: str | None, line: str, at_once: bool, repo: Path, store: FeatureStore
+) -> None:
+    pin = Entity(name="pin", join_keys=["pin_id"], value_type=ValueType.INT64)
+    first, second = view(repo, facet=one), view(repo, name="pin_seen", entity=pin, facet=other)
+    if not at_once:
+        store.apply([USER, first])
+    with pytest.raises(SpecError) as refused:
+        store.apply([USER, pin, first, second])
+    assert f"embedding view pin_seen_v1, {line}" in str(refused.value)
+    assert "Name another space, for example 'transra_v1_" in str(refused.value)
+    own = view(repo, name="pin_seen", entity=pin, facet=other, space="its own")
+    FeatureStore(repo_path=str(repo)).apply([USER, pin, first, own])
+
+
+def test_the_two_facets_of_a_relation_share_a_space(repo: Path, store: FeatureStore) -> None:
+    pin = Entity(name="pin", join_keys=["pin_id"], value_type=ValueType.INT64)
+    user = view(repo, name="user_buy", facet="buy/head", space="transra_v1_buy")
+    tail = view(repo, name="pin_buy", entity=pin, facet="buy", space="transra_v1_buy")
+    store.apply([USER, pin, view(repo), user, tail])
+    specs = embedding_specs(FeatureStore(repo_path=str(repo)))
+    shared = [spec.view_name for spec in views_of_space(specs, "transra_v1_buy")]
+    assert shared == ["pin_buy_v1", "user_buy_v1"]
+    assert {name: spec.facet for name, spec in specs.items()} == {
+        "user_transra_v1": None,
+        "user_buy_v1": "buy/head",
+        "pin_buy_v1": "buy",
+    }
 
 
 def test_removed_and_declared_anew_in_one_apply_is_still_a_change(
@@ -370,6 +415,7 @@ def refusal(store: FeatureStore, declared: FeatureView) -> str:
         ({"space": "x"}, "found space 'transra_v1' in its manifest; expected space 'x', as"),
         ({"producer": "x"}, "found producer 'transra' in its manifest; expected producer 'x', as"),
         ({"dtype": "int8"}, "found dtype 'float32' in its manifest; expected dtype 'int8', as"),
+        ({"facet": "buy"}, "found facet None in its manifest; expected facet 'buy', as"),
     ],
 )
 def test_snapshots_of_another_declaration_are_refused(

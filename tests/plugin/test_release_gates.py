@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from feast import Entity, FeatureView
 from safetensors.numpy import save_file
 
-from provender.plugin.embedding_view import spec_of
+from provender.plugin.embedding_view import embedding_view, spec_of
 from provender.plugin.gates import Gates
 from provender.plugin.manifest import MANIFEST_NAME, Manifest, RunInfo
 from provender.plugin.online_rows import microseconds_of, usable
@@ -100,6 +101,22 @@ def test_a_version_of_two_spaces_is_not_complete(family: ReleaseWorld) -> None:
     assert not found.passed
     assert found.found == "pin_transra_v1, user_transra_v1 in space here, there"
     assert found.expected == "views in one space"
+
+
+def test_facets_have_a_space_for_each_relation(family: ReleaseWorld) -> None:
+    def seen(entity: Entity, name: str, facet: str, space: str) -> FeatureView:
+        return embedding_view(
+            name=name, version=1, entity=entity, dim=4, space=space, facet=facet,
+            producer="transra", ttl=3 * DAY, snapshots=family.snapshots,
+        )  # fmt: skip
+
+    family.declare(1, space="raw")
+    family.store.apply([seen(USER, "user_buy", "buy", "buy"), seen(PIN, "pin_buy", "buy", "buy")])
+    found = check(family, "complete", version=1)
+    assert found.passed
+    assert found.expected == "views in one space, or one for each relation's facets"
+    family.store.apply([seen(USER, "user_buys", "buy/head", "elsewhere")])
+    assert not check(family, "complete", version=1).passed
 
 
 def test_a_live_version_of_which_nothing_is_left_is_told(family: ReleaseWorld) -> None:

@@ -47,6 +47,9 @@ def test_the_version_shows_in_the_view_name() -> None:
         ("ttl", timedelta(0), "a ttl above zero"),
         ("anchored_to", 1, "anchored_to: found 1; expected anchored_to below version 1"),
         ("family", "", "family: found ''"),
+        ("facet", "", "facet: found ''; expected a relation such as 'buy', or one end of it"),
+        ("facet", "buy/left", "facet: found 'buy/left'; expected a relation such as 'buy'"),
+        ("facet", "add to cart", "facet: found 'add to cart'; expected a relation"),
         ("colour", "red", "found 'red'"),
     ],
 )
@@ -70,6 +73,7 @@ def test_what_can_not_be_is_refused_in_one_line(field: str, value: object, messa
         ("entity", "pin"),
         ("join_key", "uid"),
         ("family", "ads"),
+        ("facet", "buy"),
     ],
 )
 def test_nothing_a_version_stands_for_may_change(field: str, value: object) -> None:
@@ -93,15 +97,31 @@ def test_a_view_is_of_its_producer_s_family_unless_it_says_otherwise() -> None:
     assert EmbeddingSpec.declare(**USER, family="ads").family == "ads"
 
 
+@pytest.mark.parametrize(
+    ("facet", "relation", "end"),
+    [
+        (None, None, None),
+        ("buy", "buy", None),
+        ("buy/head", "buy", "head"),
+        ("B_1/tail", "B_1", "tail"),
+    ],
+)
+def test_a_facet_is_of_a_relation_and_perhaps_of_an_end(
+    facet: str | None, relation: str | None, end: str | None
+) -> None:
+    spec = EmbeddingSpec.declare(**USER, facet=facet)
+    assert (spec.relation, spec.end) == (relation, end)
+
+
 def test_a_declaration_from_before_there_were_families_is_read() -> None:
     spec = EmbeddingSpec.declare(**USER)
     old = json.loads(spec.to_tags()["provender.spec"])
-    del old["family"], old["anchored_to"]
+    del old["family"], old["anchored_to"], old["facet"]
     assert EmbeddingSpec.from_tags({"provender.spec": json.dumps(old)}) == spec
 
 
 def test_feast_s_own_ui_shows_what_a_view_is() -> None:
-    tags = EmbeddingSpec.declare(**USER | {"version": 2}, anchored_to=1).to_tags()
+    tags = EmbeddingSpec.declare(**USER | {"version": 2}, anchored_to=1, facet="buy").to_tags()
     del tags["provender.spec"]
     assert tags == {
         "provender.version": "2",
@@ -112,6 +132,7 @@ def test_feast_s_own_ui_shows_what_a_view_is() -> None:
         "provender.producer": "transra",
         "provender.family": "transra",
         "provender.anchored_to": "1",
+        "provender.facet": "buy",
     }
 
 
