@@ -13,7 +13,7 @@ from provender.plugin.home import Home
 from provender.plugin.repo import DeclaredView
 from provender.plugin.spec import EmbeddingSpec
 from provender.plugin.world import World
-from provender.producers.job import Job, versions_of
+from provender.producers.job import Job, families_of_transra, versions_of
 from provender.producers.refresh import run_id_of
 
 SETTINGS = {"epochs": 2, "refresh_epochs": 1, "chunk_size": 64, "negatives": 16}
@@ -100,6 +100,43 @@ def test_an_anchor_and_a_family_shape_no_vector_by_themselves() -> None:
     assert job(plain).anchored_to is None
 
 
+def test_a_family_has_settings_and_a_dim_of_its_own() -> None:
+    interest = [view("user", name="user_interest", family="interest", dim=16, space="interest")]
+    settings = {"epochs": 7, "relations": {"click": 2.0}, "versions": {1: {"seed": 3}}}
+    of = world(families={"interest": settings})
+    found = job(V1 + interest, of, family="interest")
+    assert (found.config.dim, found.config.epochs, found.config.seed) == (16, 7, 3)
+    assert found.config.relations == {"click": 2.0}
+    assert found.config.refresh_epochs == 1
+    beside = job(V1 + interest, of, family="transra")
+    assert (beside.config_hash, beside.config) == (job(V1).config_hash, job(V1).config)
+    assert families_of_transra([*V1, *interest, SAGE]) == ["interest", "transra"]
+
+
+def test_a_facet_shapes_what_its_view_holds() -> None:
+    raw, seen = view("user"), view("user", name="user_seen", space="seen", facet="click")
+    assert job([raw, seen]).config_hash != job([raw]).config_hash
+    other = view("user", name="user_seen", space="seen", facet="click/head")
+    assert job([raw, other]).config_hash != job([raw, seen]).config_hash
+
+
+@pytest.mark.parametrize(
+    ("facet", "line"),
+    [
+        ("buy", "found 'buy'; expected a relation that is learned from: click. Correct facet in"),
+        ("save", "found 'save'; expected a relation that is learned from: click."),
+        ("click/tail", "and click leads from user to pin; expected user at tail of it."),
+    ],
+)
+def test_facets_that_are_refused_before_any_work(facet: str, line: str) -> None:
+    of = world(relations={"click": 1.0})
+    of = of.model_copy(update={"events": {**of.events, "save": of.events["click"]}})
+    job(V1, of)
+    with pytest.raises(ConfigError, match=r"embedding view user_seen_v1, facet: ") as caught:
+        job([*V1, view("user", name="user_seen", space="seen", facet=facet)], of)
+    assert line in str(caught.value)
+
+
 def test_the_versions_of_a_family() -> None:
     other = view("pin", 1, name="pin_other", family="other")
     pinsage = view("pin", 1, name="pin_sage", producer="pinsage", family="sage")
@@ -170,6 +207,10 @@ def test_views_that_make_no_job(
         ({"versions": {3: {"epochs": 2}}}, "found settings of version 3; expected versions that"),
         ({"versions": {"2": {"epochs": 2}}}, "found settings of version '2'; expected versions"),
         ({"versions": {2: 8}}, "transra: versions: found {2: 8}; expected settings by version"),
+        (
+            {"families": {"sage": {}}},
+            "transra: families: found settings of family 'sage'; expected",
+        ),
         ({"versions": [8]}, "transra: versions: found [8]; expected settings by version"),
         ({"versions": {2: {"epoch": 8}}}, "transra: versions.2: epoch: found 8; expected"),
         ({"versions": {2: {"dim": 8}}}, "section transra: versions.2, dim: found 8; expected 16"),
