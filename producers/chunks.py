@@ -1,46 +1,41 @@
-"""Chunks: triples of one relation with negatives that they share, and their losses.
+"""Chunks: triples of one relation, with the negatives that they share, ready to be trained on.
 
-Legend of shapes: E edges, d dims, B triples, K shared negatives, U gathered rows.
+Legend of shapes: E edges, B triples, K shared negatives, U unique rows.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from provender.producers import losses
 from provender.producers.dgl_graph import degrees
 from provender.producers.graph import TripleGraph
 from provender.producers.negatives import NegativeSampler, accidental_hits, build_sampler
-from provender.producers.transra import cross_score, pair_score, project
 from provender.producers.transra_config import TransRAConfig
-
-#: (positive, negative, log_expected, hit) -> the loss of every triple
-Loss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """B triples of one relation and K negatives a side; positions are into `rows`.
+    """B triples of one relation and K negatives a side.
 
-    `rows` (U,) unique global ids; `head`, `tail` (B,); `negative_head`, `negative_tail` (K,);
-    `weight` (B,); `log_expected_head`, `log_expected_tail` (K,).
+    `rows` (U,) are unique global ids. `place` (2 (B + K),) are positions in it: of the heads, the
+    negative heads, the tails and the negative tails. `weight` (B,) weighs the triples' losses;
+    `log_expected_head` and `log_expected_tail` (K,) say how often a negative was expected;
+    `hit_head` and `hit_tail` bool (B, K) which negatives do not count, None where all do.
     """
 
     relation: int
     rows: Tensor
-    head: Tensor
-    tail: Tensor
-    negative_head: Tensor
-    negative_tail: Tensor
+    place: Tensor
     weight: Tensor
     log_expected_head: Tensor
     log_expected_tail: Tensor
+    hit_head: Tensor | None
+    hit_tail: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +48,7 @@ class ChunkSource:
     graph: TripleGraph
     device: torch.device
     negatives: int
+    seed: int
     head: Tensor
     tail: Tensor
     weight: Tensor
@@ -77,52 +73,65 @@ class ChunkSource:
         }
         weight = loss_weights(graph, config).to(device)
         edges = (graph.head.to(device), graph.tail.to(device), weight)
-        return cls(graph, device, config.negatives, *edges, samplers)
+        return cls(graph, device, config.negatives, config.seed, *edges, samplers)
 
-    def draw(self, edges: Tensor, generator: torch.Generator) -> Chunk:
-        """Draw the negatives of the edges (B,) at these positions, and gather what they need."""
+    def draw(self, plan: EpochPlan, index: int) -> Chunk:
+        """Draw the negatives of a plan's chunk, and gather what it needs.
+
+        The draws depend on seed, epoch and index alone, whoever draws, and in whatever order.
+        """
+        generator = generator_of(self.seed, plan.epoch, index)
+        edges = plan.chunks[index]
         relation = int(self.graph.relation[edges[0]])
         heads = self.samplers[self.graph.relations[relation].head]
         tails = self.samplers[self.graph.relations[relation].tail]
-        count, edges = self.negatives, edges.to(self.device)
-        negative_head = heads.draw(count, generator).to(self.device)
-        negative_tail = tails.draw(count, generator).to(self.device)
-        own = [self.head.index_select(0, edges), self.tail.index_select(0, edges)]
-        rows, position = torch.unique(
-            torch.cat([*own, negative_head, negative_tail]), return_inverse=True
+        edges = edges.to(self.device)
+        negative_head = heads.draw(self.negatives, generator).to(self.device)
+        negative_tail = tails.draw(self.negatives, generator).to(self.device)
+        head, tail = self.head.index_select(0, edges), self.tail.index_select(0, edges)
+        rows, place = torch.unique(
+            torch.cat([head, negative_head, tail, negative_tail]), return_inverse=True
         )
-        places = position.split([len(edges), len(edges), count, count])
         return Chunk(
             relation=relation,
             rows=rows,
-            head=places[0],
-            tail=places[1],
-            negative_head=places[2],
-            negative_tail=places[3],
+            place=place,
             weight=self.weight.index_select(0, edges),
             log_expected_head=heads.log_expected(negative_head),
             log_expected_tail=tails.log_expected(negative_tail),
+            hit_head=accidental_hits(head, negative_head),
+            hit_tail=accidental_hits(tail, negative_tail),
         )
 
 
-def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """The generator of one epoch's draws; neighbouring seeds and epochs have nothing in common.
+@dataclass(frozen=True, eq=False)
+class EpochPlan:
+    """One epoch's chunks in their order: edge positions (B,) of one relation each."""
+
+    epoch: int
+    chunks: Sequence[Tensor]
+
+    @classmethod
+    def cut(cls, graph: TripleGraph, size: int, seed: int, epoch: int) -> EpochPlan:
+        """Shuffle the edges within their relations, cut chunks of `size`, shuffle the chunks."""
+        generator = generator_of(seed, epoch)
+        chunks: list[Tensor] = []
+        for relation in range(len(graph.relations)):
+            of = graph.edges_of(relation)
+            if of.stop > of.start:
+                order = torch.randperm(of.stop - of.start, generator=generator) + of.start
+                chunks.extend(order.split(size))
+        order = torch.randperm(len(chunks), generator=generator)
+        return cls(epoch, [chunks[i] for i in order.tolist()])
+
+
+def generator_of(*what: int) -> torch.Generator:
+    """The generator of some draws, such as (seed, epoch); neighbours have nothing in common.
 
     torch's CPU generator uses 32 bits of a seed.
     """
-    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
+    digest = hashlib.sha256("/".join(map(str, what)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
-
-
-def cut_chunks(graph: TripleGraph, size: int, generator: torch.Generator) -> list[Tensor]:
-    """One epoch's chunks in their order: edge positions (B,), B <= size, of one relation each."""
-    chunks: list[Tensor] = []
-    for relation in range(len(graph.relations)):
-        of = graph.edges_of(relation)
-        if of.stop > of.start:
-            order = torch.randperm(of.stop - of.start, generator=generator) + of.start
-            chunks.extend(order.split(size))
-    return [chunks[i] for i in torch.randperm(len(chunks), generator=generator).tolist()]
 
 
 def loss_weights(graph: TripleGraph, config: TransRAConfig) -> Tensor:
@@ -134,43 +143,3 @@ def loss_weights(graph: TripleGraph, config: TransRAConfig) -> Tensor:
             mean = graph.weight[of].to(torch.float64).mean()
             weight[of] = (graph.weight[of] * (config.relation_weight(one.name) / mean)).float()
     return weight
-
-
-def chunk_losses(
-    rows: Tensor,
-    translation: Tensor,
-    deviation: Tensor | None,
-    chunk: Chunk,
-    loss: Loss,
-    scale: float,
-) -> Tensor:
-    """The loss of every triple (B,), the mean of corrupting its head and corrupting its tail.
-
-    `rows` (U, d) are the gathered entities, `translation` (d,), `deviation` (d, d) or None.
-    """
-    projected = project(rows, deviation)  # (U, d), each entity once
-    moved = projected + translation
-    head = moved.index_select(0, chunk.head)  # h M_r + r, (B, d)
-    tail = projected.index_select(0, chunk.tail)  # t M_r, (B, d)
-    positive = scale * pair_score(head, tail)
-    by_tail = scale * cross_score(head, projected.index_select(0, chunk.negative_tail))
-    by_head = scale * cross_score(tail, moved.index_select(0, chunk.negative_head))
-    hit_tail = accidental_hits(chunk.tail, chunk.negative_tail)
-    hit_head = accidental_hits(chunk.head, chunk.negative_head)
-    return 0.5 * (
-        loss(positive, by_tail, chunk.log_expected_tail, hit_tail)
-        + loss(positive, by_head, chunk.log_expected_head, hit_head)
-    )
-
-
-def pick_loss(config: TransRAConfig) -> Loss:
-    """The configured loss as a function of (positive, negative, log_expected, hit)."""
-    if config.loss == "softmax":
-        return losses.softmax_loss
-    if config.loss == "margin":
-        return partial(losses.margin_loss, margin=config.margin)
-    return partial(
-        losses.self_adversarial_loss,
-        margin=config.margin,
-        temperature=config.adversarial_temperature,
-    )

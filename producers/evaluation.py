@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from provender.producers.graph import TripleGraph
-from provender.producers.transra import TransRAParameters, cross_score, project
+from provender.producers.parameters import Parameters
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -77,7 +77,7 @@ class EvaluationReport:
 
 
 def next_day(
-    parameters: TransRAParameters,
+    parameters: Parameters,
     graph: TripleGraph,
     window: pa.Table,
     *,
@@ -115,7 +115,7 @@ class Quality:
 
 
 def quality(
-    parameters: TransRAParameters,
+    parameters: Parameters,
     graph: TripleGraph,
     window: pa.Table,
     *,
@@ -167,15 +167,12 @@ def popularity(graph: TripleGraph, relation: int) -> Tensor:
     return torch.bincount(local, minlength=graph.counts[tail]).float()
 
 
-def model_scorer(parameters: TransRAParameters, graph: TripleGraph, relation: int) -> Scorer:
-    """Scores f(h, r, t) of all tails, for batches of heads."""
+def model_scorer(parameters: Parameters, graph: TripleGraph, relation: int) -> Scorer:
+    """The scores of all tails, for batches of heads."""
     one = graph.relations[relation]
-    deviation = parameters.deviation[relation]
-    projection = deviation if bool(deviation.any()) else None
-    heads = project(parameters.entity[graph.span(one.head)], projection)
-    tails = project(parameters.entity[graph.span(one.tail)], projection)
-    moved = heads + parameters.translation[relation]
-    return lambda batch: cross_score(moved.index_select(0, batch.to(moved.device)), tails).cpu()
+    heads = parameters.left(relation, parameters.entity[graph.span(one.head)])
+    tails = parameters.right(relation, parameters.entity[graph.span(one.tail)])
+    return lambda batch: parameters.cross(heads[batch.to(heads.device)], tails).cpu()
 
 
 def rank(

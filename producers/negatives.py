@@ -60,6 +60,7 @@ def build_sampler(
     )
 
 
-def accidental_hits(own: Tensor, negatives: Tensor) -> Tensor:
-    """Which negatives (K,) are a triple's own entity (B,): bool (B, K)."""
-    return own.unsqueeze(1) == negatives.unsqueeze(0)
+def accidental_hits(own: Tensor, negatives: Tensor) -> Tensor | None:
+    """Which negatives (K,) are a triple's own entity (B,): bool (B, K); None where none is."""
+    hit = own.int().unsqueeze(1) == negatives.int().unsqueeze(0)
+    return hit if bool(hit.any()) else None

@@ -81,7 +81,7 @@ def _quality(job: Job, parent: Snapshot, events: EventSet) -> Quality | None:
     run_id, as_of = parent.manifest.run_id, parent.manifest.as_of
     former = EventSet.open(events_folder(job.home.runs / run_id / "events", as_of))
     graph = graph_of(job, former)
-    parameters = load_run(job, run_id).parameters(graph)
+    parameters = load_run(job, run_id).parameters(graph, job.config.model)
     return quality(parameters, graph, events.since(former))
 
 

@@ -14,20 +14,22 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from provender.plugin.errors import ConfigError
+from provender.plugin.errors import CheckpointError, ConfigError
 from provender.plugin.files import stamp, whole_folder
 from provender.plugin.manifest import RunInfo
 from provender.plugin.snapshot import Snapshot, find_snapshot
+from provender.plugin.spec import EmbeddingSpec
 from provender.producers.counters import counters_path, write_counters
 from provender.producers.drift_gate import newest_before
 from provender.producers.event_mapping import EventMapping
 from provender.producers.events import EventSet, read_events
+from provender.producers.facets import facet_vectors
 from provender.producers.graph import TripleGraph
 from provender.producers.job import PRODUCER, Job
 from provender.producers.parent_quality import graph_of, judge_parent, load_run
 from provender.producers.publish import Finding, Gate, check_entities, publish, published
 from provender.producers.trainer import train
-from provender.producers.transra import TransRAParameters
+from provender.producers.parameters import Parameters
 from provender.producers.vectors import Vectors, save_vectors
 from provender.producers.warm_start import Parent, save_relations
 
@@ -62,11 +64,15 @@ class Trained:
 
     events: EventSet
     graph: TripleGraph
-    parameters: TransRAParameters
+    parameters: Parameters
 
     def vectors(self) -> dict[str, Vectors]:
-        """The vectors of every entity type."""
+        """The raw vectors of every entity type."""
         return {each: self.parameters.vectors(self.graph, each) for each in self.graph.counts}
+
+    def vectors_of(self, spec: EmbeddingSpec) -> Vectors:
+        """The vectors that a view holds: its entity's, raw or as its facet."""
+        return facet_vectors(spec, self.parameters, self.graph)
 
 
 def refresh(
@@ -90,11 +96,10 @@ def refresh(
         if len(standing) == len(job.specs) and all(p.exists() for p in _counters(job, as_of)):
             return Refresh(run_id, as_of, tuple(standing), done_before=True)
         trained = restore(job, as_of, on_stage)
-        vectors = trained.vectors()
-        check_entities(job.specs, vectors)
-        _keep(job, job.home.runs / run_id, vectors, trained)
+        check_entities(job.specs, trained.graph.counts)
+        _keep(job, job.home.runs / run_id, trained)
         findings = {
-            spec.view_name: gate(spec, as_of, vectors[spec.entity])
+            spec.view_name: gate(spec, as_of, trained.vectors_of(spec))
             for spec in job.specs
             if gate is not None
         }
@@ -103,7 +108,9 @@ def refresh(
             on_stage("publish", 0, 1, "")
             run = _run_info(job, run_id, parent, trained)
             _count(job, trained.events)
-            snapshots = publish(job.home.snapshots, job.specs, as_of, vectors, run, findings)
+            snapshots = publish(
+                job.home.snapshots, job.specs, as_of, trained.vectors_of, run, findings
+            )
             on_stage("publish", 1, 1, "")
     return Refresh(
         run_id, as_of, tuple(snapshots), done_before=False, events=trained.events, findings=findings
@@ -121,7 +128,7 @@ def restore(job: Job, as_of: datetime, on_stage: OnStage) -> Trained:
         device=job.device,
         checkpoint_dir=folder / "checkpoints",
         parent=_load_parent(job, parent),
-        on_progress=lambda done, total, loss: on_stage("train", done, total, f"loss {loss:.3f}"),
+        on_progress=lambda at: on_stage("train", at.step, at.total, f"loss {at.loss:.3f}"),
     )
     return Trained(events, graph, parameters)
 
@@ -168,7 +175,10 @@ def run_id_of(job: Job, as_of: datetime, parent: Snapshot | None) -> str:
 
 
 def _load_parent(job: Job, parent: Snapshot | None) -> Parent | None:
-    """The parent's vectors of all entity types; only the published ones where its run is gone."""
+    """The parent's raw vectors of all entity types; where its run is gone, the published ones.
+
+    Raises CheckpointError where the run is gone and only facets of it were published.
+    """
     if parent is None:
         return None
     known = parent.manifest
@@ -177,16 +187,24 @@ def _load_parent(job: Job, parent: Snapshot | None) -> Parent | None:
     found = {
         spec.entity: find_snapshot(job.home.snapshots, f"{spec.name}_v{known.version}", known.as_of)
         for spec in job.specs
+        if spec.facet is None
     }
+    if not found:
+        raise CheckpointError(
+            f"run {known.run_id}, the parent of {job.family} v{job.version}",
+            found="no model, and of its snapshots only facets",
+            expected="the raw vectors to start from",
+            remedy=f"Restore {job.home.runs / known.run_id}, or declare a new version.",
+        )
     return Parent({each: Vectors(*one.read()) for each, one in found.items() if one is not None})
 
 
-def _keep(job: Job, folder: Path, vectors: dict[str, Vectors], trained: Trained) -> None:
+def _keep(job: Job, folder: Path, trained: Trained) -> None:
     """Keep what the next refresh starts from, whole or not at all."""
     if (folder / "model").is_dir():
         return
     with whole_folder(job.home.runs, folder / "model") as staged:
-        save_vectors(staged, vectors)
+        save_vectors(staged, trained.vectors())
         save_relations(staged / "relations.safetensors", trained.parameters, trained.graph)
 
 

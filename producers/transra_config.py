@@ -12,6 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from provender.plugin.errors import ConfigError
 
 
+#: What has no bearing on the result.
+NOT_SHAPING = {"checkpoint_minutes"}
+
+
 class TransRAConfig(BaseModel):
     """How the graph is built and how TransRA is trained on it.
 
@@ -39,6 +43,11 @@ class TransRAConfig(BaseModel):
     )
 
     # The model.
+    model: Literal["transra", "transr", "transe", "rotate", "distmult", "complex"] = Field(
+        "transra",
+        description="The score function: distances of moved heads to tails (transe, transr, "
+        "transra, rotate) or dot products (distmult, complex). transra is transr with anchors.",
+    )
     dim: int = Field(64, ge=1, description="The length of entity and relation vectors.")
     anchor_relation: str | None = Field(
         "click",
@@ -115,11 +124,19 @@ class TransRAConfig(BaseModel):
         0.5, gt=0, description="The expected length of an entity's random first vector."
     )
     seed: int = Field(0, ge=0, description="Of every draw.")
-    checkpoint_every: int = Field(
-        500, ge=1, description="A checkpoint each so many chunks, and one at the end."
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Of the matrix products; tables and sums stay float32. bfloat16 is faster where "
+        "the machine multiplies it in hardware.",
+    )
+    checkpoint_minutes: float = Field(
+        5.0, ge=0, description="A checkpoint each so many minutes, and one at the end."
     )
     cpu_threads: int = Field(
-        1, ge=1, description="Threads of one CPU run; another number may change the last bits."
+        1,
+        ge=1,
+        description="Threads that train at once on the CPU, without locks. Only runs with one "
+        "repeat to the bit.",
     )
 
     @field_validator("relations")
@@ -135,8 +152,8 @@ class TransRAConfig(BaseModel):
 
     @property
     def hash(self) -> str:
-        """A SHA-256 of all values, the same wherever it is computed."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """A SHA-256 of all that shapes the vectors, the same wherever it is computed."""
+        text = json.dumps(self.model_dump(mode="json", exclude=NOT_SHAPING), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod

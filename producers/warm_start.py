@@ -22,26 +22,27 @@ from torch import Tensor
 
 from provender.plugin.errors import CheckpointError, ConfigError
 from provender.producers.graph import TripleGraph
-from provender.producers.transra import TransRAParameters, relation_tensors
+from provender.producers.parameters import Parameters
+from provender.producers.scores import identity
 from provender.producers.vectors import Vectors
 
 
 @dataclass(frozen=True, eq=False)
 class Parent:
-    """The last refresh: vectors by entity type, and (r, deviation) by relation where known."""
+    """The last refresh: vectors by entity type, and parameters by relation where known."""
 
     vectors: Mapping[str, Vectors]
-    relations: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    relations: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, parameters: TransRAParameters, graph: TripleGraph) -> Parent:
+    def of(cls, parameters: Parameters, graph: TripleGraph) -> Parent:
         """What a finished training hands to the next."""
         return cls(
             {entity: parameters.vectors(graph, entity) for entity in graph.keys},
-            relation_tensors(parameters, graph),
+            parameters.by_name(graph),
         )
 
-    def parameters(self, graph: TripleGraph) -> TransRAParameters:
+    def parameters(self, graph: TripleGraph, model: str) -> Parameters:
         """The parameters again, for the graph that they were learned from.
 
         Raises CheckpointError where they are those of another graph, or not all of them.
@@ -56,8 +57,7 @@ class Parent:
                 )
         entities = [torch.from_numpy(np.array(self.vectors[each].vectors)) for each in graph.keys]
         dim = entities[0].shape[1]
-        translation, deviation = first_relations(graph, dim, None, self)
-        return TransRAParameters(torch.cat(entities), translation, deviation)
+        return Parameters(model, torch.cat(entities), first_relations(graph, model, dim, self))
 
     @property
     def fingerprint(self) -> str:
@@ -69,7 +69,8 @@ class Parent:
             digest.update(np.ascontiguousarray(vectors.vectors, dtype=np.float32).data)
         for name, tensors in sorted(self.relations.items()):
             digest.update(f"{name}\0".encode())
-            for tensor in tensors:
+            for part, tensor in sorted(tensors.items()):
+                digest.update(f"{part}\0".encode())
                 digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
 
@@ -115,43 +116,42 @@ def first_entities(
 
 
 def first_relations(
-    graph: TripleGraph, dim: int, anchor: int | None, parent: Parent | None
-) -> tuple[Tensor, Tensor]:
-    """The first translations (R, d) and deviations (R, d, d): the parent's, else zeros."""
-    translation = torch.zeros(len(graph.relations), dim)
-    deviation = torch.zeros(len(graph.relations), dim, dim)
+    graph: TripleGraph, model: str, dim: int, parent: Parent | None
+) -> dict[str, Tensor]:
+    """The first parameters (R, ...) of the relations: the parent's, else those of the identity."""
+    first = identity(model, len(graph.relations), dim)
     for index, one in enumerate(graph.relations):
-        if parent is None or one.name not in parent.relations:
-            continue
-        r, D = parent.relations[one.name]
-        if r.shape != (dim,) or D.shape != (dim, dim):
-            raise _misfit(f"relation {one.name!r} of the parent", f"dim {len(r)}", dim)
-        translation[index] = r
-        if index != anchor:
-            deviation[index] = D
-    return translation, deviation
+        for name, known in (parent.relations.get(one.name, {}) if parent else {}).items():
+            if name not in first:
+                continue  # Of another model.
+            if known.shape != first[name][index].shape:
+                found = f"{name} of shape {tuple(known.shape)}"
+                raise _misfit(f"relation {one.name!r} of the parent", found, dim)
+            first[name][index] = known
+    return first
 
 
-def save_relations(path: Path, parameters: TransRAParameters, graph: TripleGraph) -> None:
-    """Write what snapshots do not hold, r and the deviation of every relation, as safetensors."""
-    tensors = {}
-    for name, (r, D) in relation_tensors(parameters, graph).items():
-        tensors[f"{name}/translation"], tensors[f"{name}/deviation"] = r.clone(), D.clone()
+def save_relations(path: Path, parameters: Parameters, graph: TripleGraph) -> None:
+    """Write what snapshots do not hold, the parameters of every relation, as safetensors."""
+    tensors = {
+        f"{relation}/{name}": values.clone()
+        for relation, own in parameters.by_name(graph).items()
+        for name, values in own.items()
+    }
     beside = path.with_name(f".{path.name}.part")
     save_file(tensors, beside)
     beside.replace(path)
 
 
-def load_relations(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
+def load_relations(path: Path) -> dict[str, dict[str, Tensor]]:
     """Read what `save_relations` wrote; raises CheckpointError."""
+    found: dict[str, dict[str, Tensor]] = {}
     try:
-        tensors = load_file(path)
-        names = {key.removesuffix("/translation") for key in tensors if key.endswith("translation")}
-        return {
-            name: (tensors[f"{name}/translation"], tensors[f"{name}/deviation"])
-            for name in sorted(names)
-        }
-    except (OSError, SafetensorError, KeyError) as error:
+        for key, values in sorted(load_file(path).items()):
+            relation, _, name = key.rpartition("/")
+            found.setdefault(relation, {})[name] = values
+        return found
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(
             str(path),
             found=str(error),
