@@ -14,6 +14,7 @@ from provender.plugin.home import Home
 from provender.plugin.repo import DeclaredView
 from provender.plugin.spec import EmbeddingSpec
 from provender.plugin.world import World
+from provender.producers.facets import check_facets
 from provender.producers.settings import settings_of
 from provender.producers.transra_config import TransRAConfig
 
@@ -72,6 +73,7 @@ class Job:
             _check_key(view, world)
         config = _config(world, mine[0].spec, _declared_versions(views))
         _check_anchored(name, mine[0].spec, config)
+        check_facets([view.spec for view in mine], world, config)
         return cls(world, data, home, tuple(view.spec for view in mine), config, device)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -37,11 +37,11 @@ def publish(
     root: Path,
     specs: Sequence[EmbeddingSpec],
     as_of: datetime,
-    vectors: Mapping[str, Vectors],
+    vectors_of: Callable[[EmbeddingSpec], Vectors],
     run: RunInfo,
     findings: Mapping[str, Finding],
 ) -> list[Snapshot]:
-    """Write the snapshot of every view from the vectors of its entity type.
+    """Write the snapshot of every view, one after the other: its vectors are asked for then.
 
     A view whose snapshot this run has written before is left as it is, so that a run which was
     killed between two views is completed by running it again. What a gate found of a view, by the
@@ -49,7 +49,7 @@ def publish(
     """
     snapshots = []
     for spec in specs:
-        found, rows = findings.get(spec.view_name, Finding()), vectors[spec.entity]
+        found, rows = findings.get(spec.view_name, Finding()), vectors_of(spec)
         told = replace(
             run, metrics={**run.metrics, **found.metrics}, notes={**run.notes, **found.notes}
         )
@@ -57,14 +57,14 @@ def publish(
     return snapshots
 
 
-def check_entities(specs: Sequence[EmbeddingSpec], vectors: Mapping[str, Vectors]) -> None:
+def check_entities(specs: Sequence[EmbeddingSpec], entities: Collection[str]) -> None:
     """Raise ConfigError for a view of an entity that a run has no vectors of."""
     for spec in specs:
-        if spec.entity not in vectors:
+        if spec.entity not in entities:
             raise ConfigError(
                 f"embedding view {spec.view_name}",
                 found=f"no vectors of entity {spec.entity}",
-                expected=f"one of {', '.join(sorted(vectors))}",
+                expected=f"one of {', '.join(sorted(entities))}",
                 remedy="Declare the entity in the world file, or take the view out of the repo.",
             )
 
