@@ -26,10 +26,10 @@ from provender.producers.events import EventSet, read_events
 from provender.producers.facets import facet_vectors
 from provender.producers.graph import TripleGraph
 from provender.producers.job import PRODUCER, Job
+from provender.producers.parameters import Parameters
 from provender.producers.parent_quality import graph_of, judge_parent, load_run
 from provender.producers.publish import Finding, Gate, check_entities, publish, published
 from provender.producers.trainer import train
-from provender.producers.parameters import Parameters
 from provender.producers.vectors import Vectors, save_vectors
 from provender.producers.warm_start import Parent, save_relations
 
