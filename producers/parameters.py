@@ -94,10 +94,14 @@ def principal_axes(parameters: Parameters, graph: TripleGraph) -> Tensor:
         rows = parameters.entity[graph.span(entity)].detach().cpu().to(torch.float64)
         if len(rows) > 1:
             covariance += torch.cov(rows.T).reshape(dim, dim)
+    return axes_of(covariance).to(parameters.entity)
+
+
+def axes_of(covariance: Tensor) -> Tensor:
+    """The eigenvectors (d, d), widest direction first, each with its largest entry positive."""
     axes = torch.linalg.eigh(covariance).eigenvectors.flip(1)
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
-    rotation: Tensor = (axes * largest.sign()).to(parameters.entity)
-    return rotation
+    return axes * largest.sign()
 
 
 def _single(keys: Any) -> pa.Array[Any]:

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from provender.plugin.errors import ConfigError, TrainingError
+from provender.producers import ranks
 from provender.producers.checkpoint import Checkpoint, Position, load_checkpoint, save_checkpoint
 from provender.producers.chunks import Chunk, ChunkSource, EpochPlan
 from provender.producers.devices import pick_device
@@ -29,6 +31,7 @@ from provender.producers.losses import pick_loss
 from provender.producers.optimizers import adagrad_rows, adam
 from provender.producers.parameters import Parameters, principal_axes, rotate
 from provender.producers.scores import SCORES, brain_float, single
+from provender.producers.sharded_training import Leader
 from provender.producers.training_state import TrainingState, anchor_of, fingerprint
 from provender.producers.transra_config import TransRAConfig
 from provender.producers.validation import Validation
@@ -45,6 +48,13 @@ class Progress:
     total: int
     triples: int
     loss: float
+
+    @classmethod
+    def after(cls, at: Position, total: int, done: Sequence[tuple[int, float]]) -> Progress:
+        """After the chunks whose triples and mean losses are given."""
+        triples = sum(count for count, _ in done)
+        loss = sum(count * mean for count, mean in done) / triples
+        return cls(at.epoch, at.step, total, triples, loss)
 
 
 OnProgress = Callable[[Progress], None]
@@ -78,23 +88,26 @@ def train(
         state, at = state.restored(found), found.position
     saved = time.monotonic()
 
-    with Workers(config.cpu_threads, run.source.device) as workers:
+    with _crew(run, state) as workers:
         while at.epoch < run.epochs and not (validation and validation.over(state.curve)):
             plan = EpochPlan.cut(graph, config.chunk_size, config.seed, at.epoch)
             total = run.epochs * len(plan.chunks)
             while at.chunk < len(plan.chunks):
                 block = range(at.chunk, min(at.chunk + workers.block, len(plan.chunks)))
-                done = workers.map(lambda index, plan=plan: run.step(state, plan, index), block)
+                done = workers.train(plan, block)
                 at = Position(at.epoch, block.stop, at.step + len(block))
                 minutes = (time.monotonic() - saved) / 60
                 if checkpoint_dir and minutes >= config.checkpoint_minutes and at.step < total:
+                    workers.settle()
                     save_checkpoint(checkpoint_dir, mark, Checkpoint(at, state.tensors()))
                     saved = time.monotonic()
                 if on_progress:
-                    on_progress(_progress(at, total, done))
+                    on_progress(Progress.after(at, total, done))
             at = Position(at.epoch + 1, 0, at.step)
             if validation and validation.due(at.epoch, run.epochs):
+                workers.settle()
                 state.judged(validation.judge(state.parameters))
+        workers.settle()
 
     state.check_finite(graph)
     if checkpoint_dir:
@@ -122,23 +135,28 @@ class Run:
         cls, graph: TripleGraph, config: TransRAConfig, device: torch.device, parent: Parent | None
     ) -> Run:
         """Check that there is something to train on, and put it on the device."""
-        _check_trainable(graph, config)
+        check_trainable([one.name for one in graph.relations], graph.edges, config)
         reference = align(graph, config.dim, parent) if parent else None
         if reference:
             reference = Reference(reference.vectors.to(device), reference.known.to(device))
+        return cls.over(ChunkSource.prepare(graph, config, device), config, reference)
+
+    @classmethod
+    def over(cls, source: ChunkSource, config: TransRAConfig, reference: Reference | None) -> Run:
+        """Over the chunks of a source; a refresh where there is a reference."""
         return cls(
             config=config,
-            source=ChunkSource.prepare(graph, config, device),
+            source=source,
             objective=Objective(
                 score=SCORES[config.model],
                 loss=pick_loss(config.loss, config.margin, config.adversarial_temperature),
                 scale=config.score_scale,
                 product=brain_float if config.precision == "bfloat16" else single,
             ),
-            anchor=anchor_of(graph, config),
+            anchor=anchor_of(source.graph, config),
             reference=reference,
-            epochs=config.refresh_epochs if parent else config.epochs,
-            rate=config.refresh_learning_rate if parent else config.learning_rate,
+            epochs=config.refresh_epochs if reference else config.epochs,
+            rate=config.refresh_learning_rate if reference else config.learning_rate,
         )
 
     def step(self, state: TrainingState, plan: EpochPlan, index: int) -> tuple[int, float]:
@@ -148,23 +166,30 @@ class Run:
         """
         chunk = self.source.draw(plan, index)
         rows = state.parameters.entity.index_select(0, chunk.rows)
-        relation = {
-            name: values[chunk.relation] for name, values in state.parameters.relation.items()
-        }
-        if chunk.relation == self.anchor:
-            del relation["deviation"]
-        losses, of_rows, of_relation = chunk_gradients(rows, relation, chunk, self.objective)
-        loss = float(losses @ chunk.weight) / len(losses)
+        loss, of_rows, of_relation = self.gradients(state, chunk, rows)
         if not math.isfinite(loss):
-            raise self._not_finite(chunk, plan.epoch, index, loss)
-        self._update_entities(state, chunk.rows, rows, of_rows)
-        self._update_relation(state, chunk, of_relation)
-        return len(losses), loss
+            raise self.not_finite(plan, index, loss)
+        ids, of_rows = self.pulled(chunk.rows, rows, of_rows)
+        adagrad_rows(state.parameters.entity, state.squares, ids, of_rows, rate=self.rate)
+        self.update_relation(state, chunk.relation, len(chunk.weight), of_relation)
+        return len(chunk.weight), loss
 
-    def _update_entities(
-        self, state: TrainingState, ids: Tensor, values: Tensor, gradient: Tensor
-    ) -> None:
-        """Adagrad on the rows of a chunk, with the anchors' pull or without the rows held fast."""
+    def gradients(
+        self, state: TrainingState, chunk: Chunk, rows: Tensor
+    ) -> tuple[float, Tensor, dict[str, Tensor]]:
+        """The mean loss of a chunk's triples, and the gradients of its rows and its relation."""
+        learned = self.learned(chunk.relation, state.parameters)
+        relation = {name: state.parameters.relation[name][chunk.relation] for name in learned}
+        losses, of_rows, of_relation = chunk_gradients(rows, relation, chunk, self.objective)
+        return float(losses @ chunk.weight) / len(losses), of_rows, of_relation
+
+    def learned(self, relation: int, parameters: Parameters) -> list[str]:
+        """The parameters of a relation; the anchor's projection stays the identity."""
+        fixed = "deviation" if relation == self.anchor else None
+        return [name for name in parameters.relation if name != fixed]
+
+    def pulled(self, ids: Tensor, values: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and gradients with the anchors' pull, or without the rows that are held fast."""
         if self.config.shrinkage:
             gradient = gradient.add_(values, alpha=2 * self.config.shrinkage)
         if self.reference is not None:
@@ -175,34 +200,44 @@ class Run:
                 away = values - self.reference.vectors.index_select(0, ids)
                 pull = 2 * self.config.tether * away
                 gradient = gradient + torch.where(known.unsqueeze(1), pull, 0.0)
-        adagrad_rows(state.parameters.entity, state.squares, ids, gradient, rate=self.rate)
+        return ids, gradient
 
-    def _update_relation(
-        self, state: TrainingState, chunk: Chunk, gradients: dict[str, Tensor]
+    def update_relation(
+        self, state: TrainingState, relation: int, triples: int, gradients: dict[str, Tensor]
     ) -> None:
-        relation, config = chunk.relation, self.config
+        """One step of Adam by the gradients of so many triples, which it may write into."""
+        config = self.config
         state.steps[relation] += 1
         step = int(state.steps[relation])
         for name, gradient in gradients.items():
             value = state.parameters.relation[name][relation]
             if name == "deviation" and config.deviation_shrinkage:
-                pull = 2 * config.deviation_shrinkage * len(chunk.weight)
-                gradient.add_(value, alpha=pull)
+                gradient.add_(value, alpha=2 * config.deviation_shrinkage * triples)
             moments = state.moments[name][relation]
             adam(value, moments, gradient, step, rate=config.relation_learning_rate)
 
-    def _not_finite(self, chunk: Chunk, epoch: int, index: int, loss: float) -> TrainingError:
-        relation = self.source.graph.relations[chunk.relation].name
+    def not_finite(self, plan: EpochPlan, index: int, loss: float) -> TrainingError:
+        """What to raise where a chunk's loss is no finite number."""
+        graph = self.source.graph
+        relation = graph.relations[int(graph.relation[plan.chunks[index][0]])].name
         return TrainingError(
-            f"epoch {epoch}, batch {index}, relation {relation!r}",
+            f"epoch {plan.epoch}, batch {index}, relation {relation!r}",
             found=f"a loss of {loss}",
             expected="a finite loss",
             remedy="Lower learning_rate or score_scale.",
         )
 
 
-def _check_trainable(graph: TripleGraph, config: TransRAConfig) -> None:
-    check_relations(list(config.relations or {}), [one.name for one in graph.relations])
+def _crew(run: Run, state: TrainingState) -> Workers | Leader:
+    """Who trains: all ranks where this process leads several, else threads of its own."""
+    if here := ranks.current():
+        return Leader(here, run, state)
+    return Workers(run.config.cpu_threads, run.source.device, partial(run.step, state))
+
+
+def check_trainable(relations: Sequence[str], edges: int, config: TransRAConfig) -> None:
+    """Raise ConfigError or TrainingError for what can't be trained."""
+    check_relations(list(config.relations or {}), relations)
     if config.model in ("rotate", "complex") and config.dim % 2:
         raise ConfigError(
             f"dim of {config.model}",
@@ -210,16 +245,10 @@ def _check_trainable(graph: TripleGraph, config: TransRAConfig) -> None:
             expected="an even number: half of it are real parts, half imaginary",
             remedy="Choose an even dim.",
         )
-    if not graph.edges:
+    if not edges:
         raise TrainingError(
             "graph",
             found="no edges",
             expected="at least one event before the as-of date",
             remedy="Check the as-of date and the events' `where` in the world file.",
         )
-
-
-def _progress(at: Position, total: int, done: list[tuple[int, float]]) -> Progress:
-    triples = sum(count for count, _ in done)
-    loss = sum(count * mean for count, mean in done) / triples
-    return Progress(at.epoch, at.step, total, triples, loss)
