@@ -26,6 +26,7 @@ from provender.producers.event_set import EventSet
 from provender.producers.events import read_window
 from provender.producers.graph import TripleGraph
 from provender.producers.job import Job, families_of_transra, versions_of
+from provender.producers.kg_command import kg
 from provender.producers.refresh import Refresh, read_graph, refresh, restore
 from provender.producers.simulator import simulate as simulate_world
 from provender.producers.simulator_config import SimulatorConfig
@@ -202,12 +203,14 @@ def graph(
     console.print(_summary(events, built))
 
 
-@click.command(epilog="Example: provender evaluate --home demo")
+@click.group(invoke_without_command=True, epilog="Example: provender evaluate --home demo")
 @at_home
 @_FAMILY
 @_VERSION
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.pass_context
 def evaluate(
+    context: click.Context,
     home: Path,
     world_path: Path | None,
     data: Path | None,
@@ -217,6 +220,8 @@ def evaluate(
     device: str,
 ) -> None:
     """Predict the links of the days after the last as-of date, beside popularity and chance."""
+    if context.invoked_subcommand is not None:
+        return
     job = _Place.at(home, world_path, data, repo).job(family, version, device)
     start, end = job.world.dates.evaluation()
     with stages("evaluate") as on_stage:
@@ -238,6 +243,9 @@ def evaluate(
     write_whole(path, json.dumps(told, indent=2).encode())
     console.print(_ranked(report, start, end))
     log.print(f"written to {path}")
+
+
+evaluate.add_command(kg)
 
 
 @dataclass(frozen=True)

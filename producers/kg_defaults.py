@@ -1,0 +1,43 @@
+"""What `provender evaluate kg` trains with where its --config says nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+#: Judge on the validation links after so many epochs ...
+VALIDATE_EVERY = 5
+#: ... and stop after so many judgements that bring nothing better.
+PATIENCE = 3
+
+_DOT = ("distmult", "complex")
+
+
+@dataclass(frozen=True)
+class GraphSizes:
+    """What the defaults may go by: counts of training, and the relation with most links."""
+
+    entities: int
+    relations: int
+    triples: int
+    largest_relation: str
+
+
+def defaults(model: str, sizes: GraphSizes, kind: Literal["kg", "interactions"]) -> dict[str, Any]:
+    """Values of TransRAConfig for a model on a graph of these sizes."""
+    values: dict[str, Any] = {
+        "model": model,
+        "anchor_relation": sizes.largest_relation if model == "transra" else None,
+        "anchor_entities": "off",
+        "half_life_days": None,
+        "degree_cap": None,
+        "dim": 128,
+        "negatives": 512,
+        "chunk_size": 512 if kind == "interactions" else 256,
+        "epochs": 60,
+        "shrinkage": 0.0 if kind == "kg" else 0.5,
+        "deviation_shrinkage": 0.01,
+    }
+    if model in _DOT:
+        values |= {"score_scale": 1.0, "init_norm": 1.0}
+    return values
