@@ -7,22 +7,28 @@ less than a lock. Each thread keeps torch to itself: threads within threads wait
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
-from typing import TypeVar
 
 import torch
 
-T = TypeVar("T")
+from provender.producers.chunks import EpochPlan
+
+Step = Callable[[EpochPlan, int], tuple[int, float]]
 #: Chunks that a thread trains between two looks at the clock.
 _BLOCK = 8
 
 
 class Workers:
-    """Runs steps on `threads` CPU threads; on other devices, and with one, in the caller's."""
+    """Runs `step` on `threads` CPU threads; on other devices, and with one, in the caller's.
 
-    def __init__(self, threads: int, device: torch.device) -> None:
+    A step trains a plan's chunk in place, and returns its triples and their mean loss.
+    """
+
+    def __init__(self, threads: int, device: torch.device, step: Step) -> None:
+        self._step = step
         self._former = torch.get_num_threads()
         self._alone = threads == 1 or device.type != "cpu"
         self._quiet = device.type == "cpu"
@@ -30,9 +36,13 @@ class Workers:
         #: Steps to hand over at once.
         self.block = 1 if self._alone else _BLOCK * threads
 
-    def map(self, step: Callable[[int], T], which: Iterable[int]) -> list[T]:
+    def train(self, plan: EpochPlan, chunks: range) -> list[tuple[int, float]]:
         """Do the steps and return their results in order; the first error is raised."""
-        return [step(one) for one in which] if self._alone else list(self._pool.map(step, which))
+        step = partial(self._step, plan)
+        return [step(one) for one in chunks] if self._alone else list(self._pool.map(step, chunks))
+
+    def settle(self) -> None:
+        """Everything is in its place: threads share it."""
 
     def __enter__(self) -> Workers:
         if self._quiet:
