@@ -17,6 +17,7 @@ from provender.producers.evaluation import Quality, quality
 from provender.producers.event_set import EventSet, events_folder
 from provender.producers.graph import TripleGraph, build_graph
 from provender.producers.job import Job
+from provender.producers.optimizer_state import STATE, OptimizerState
 from provender.producers.vectors import load_vectors
 from provender.producers.warm_start import Parent, load_relations
 
@@ -56,12 +57,16 @@ def judge_parent(job: Job, parent: Snapshot | None, events: EventSet) -> Judgeme
 
 
 def load_run(job: Job, run_id: str) -> Parent:
-    """What a finished run hands to the next: all its vectors and relations.
+    """What a finished run hands to the next: its vectors, relations and optimizers.
 
     Raises CheckpointError where they can't be read.
     """
     folder = job.home.runs / run_id / "model"
-    return Parent(load_vectors(folder), load_relations(folder / "relations.safetensors"))
+    return Parent(
+        load_vectors(folder),
+        load_relations(folder / "relations.safetensors"),
+        OptimizerState.load(folder / STATE),
+    )
 
 
 def graph_of(job: Job, events: EventSet) -> TripleGraph:

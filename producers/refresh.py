@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -26,10 +26,12 @@ from provender.producers.events import EventSet, read_events
 from provender.producers.facets import facet_vectors
 from provender.producers.graph import TripleGraph
 from provender.producers.job import PRODUCER, Job
+from provender.producers.optimizer_state import STATE, OptimizerState
 from provender.producers.parameters import Parameters
 from provender.producers.parent_quality import graph_of, judge_parent, load_run
 from provender.producers.publish import Finding, Gate, check_entities, publish, published
 from provender.producers.trainer import train
+from provender.producers.training_state import optimizers_at_end
 from provender.producers.vectors import Vectors, save_vectors
 from provender.producers.warm_start import Parent, save_relations
 
@@ -60,11 +62,12 @@ class Refresh:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained refresh in memory: what was read, the graph, the parameters."""
+    """A trained refresh in memory: what was read, the graph, the parameters, the optimizers."""
 
     events: EventSet
     graph: TripleGraph
     parameters: Parameters
+    optimizers: OptimizerState | None = None
 
     def vectors(self) -> dict[str, Vectors]:
         """The raw vectors of every entity type."""
@@ -122,15 +125,17 @@ def restore(job: Job, as_of: datetime, on_stage: OnStage) -> Trained:
     parent = parent_of(job, as_of)
     folder = job.home.runs / run_id_of(job, as_of, parent)
     events, graph = read_graph(job, as_of, folder / "events", on_stage)
+    start, checkpoints = _load_parent(job, parent), folder / "checkpoints"
     parameters = train(
         graph,
         job.config,
         device=job.device,
-        checkpoint_dir=folder / "checkpoints",
-        parent=_load_parent(job, parent),
+        checkpoint_dir=checkpoints,
+        parent=start,
         on_progress=lambda at: on_stage("train", at.step, at.total, f"loss {at.loss:.3f}"),
     )
-    return Trained(events, graph, parameters)
+    optimizers = optimizers_at_end(checkpoints, graph, job.config, start)
+    return Trained(events, graph, parameters, optimizers)
 
 
 def read_graph(
@@ -177,13 +182,16 @@ def run_id_of(job: Job, as_of: datetime, parent: Snapshot | None) -> str:
 def _load_parent(job: Job, parent: Snapshot | None) -> Parent | None:
     """The parent's raw vectors of all entity types; where its run is gone, the published ones.
 
+    The optimizers of another version had gradients of another size: they stay behind.
+
     Raises CheckpointError where the run is gone and only facets of it were published.
     """
     if parent is None:
         return None
     known = parent.manifest
     if (job.home.runs / known.run_id / "model").is_dir():
-        return load_run(job, known.run_id)
+        loaded = load_run(job, known.run_id)
+        return loaded if known.version == job.version else replace(loaded, state=None)
     found = {
         spec.entity: find_snapshot(job.home.snapshots, f"{spec.name}_v{known.version}", known.as_of)
         for spec in job.specs
@@ -206,6 +214,8 @@ def _keep(job: Job, folder: Path, trained: Trained) -> None:
     with whole_folder(job.home.runs, folder / "model") as staged:
         save_vectors(staged, trained.vectors())
         save_relations(staged / "relations.safetensors", trained.parameters, trained.graph)
+        if trained.optimizers is not None:
+            trained.optimizers.save(staged / STATE)
 
 
 def _run_info(job: Job, run_id: str, parent: Snapshot | None, trained: Trained) -> RunInfo:

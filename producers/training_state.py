@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from provender.plugin.errors import TrainingError
-from provender.producers.checkpoint import Checkpoint
+from provender.producers.checkpoint import Checkpoint, load_checkpoint
 from provender.producers.chunks import generator_of
 from provender.producers.graph import TripleGraph
+from provender.producers.optimizer_state import OptimizerState, first_moments
 from provender.producers.parameters import Parameters
 from provender.producers.transra_config import TransRAConfig
 from provender.producers.validation import best_of
-from provender.producers.warm_start import Parent, align, first_entities, first_relations
+from provender.producers.warm_start import (
+    Parent,
+    align,
+    first_entities,
+    first_relations,
+    first_squares,
+)
 
 _BEST, _RELATION, _MOMENTS = "best/", "relation/", "moments/"
 
@@ -44,22 +52,21 @@ class TrainingState:
     def start(
         cls, graph: TripleGraph, config: TransRAConfig, device: torch.device, parent: Parent | None
     ) -> TrainingState:
-        """Begin from the parent's vectors and relations, or at random."""
+        """Begin from the parent's vectors, relations and optimizers, or at random."""
         generator = generator_of(config.seed, -1)
         reference = align(graph, config.dim, parent)
         entity = first_entities(graph, reference, config.init_norm, generator)
         relation = first_relations(graph, config.model, config.dim, parent)
         if (anchor := anchor_of(graph, config)) is not None:
             relation["deviation"][anchor] = 0.0
-        moments = {
-            name: torch.zeros(len(values), 2, *values.shape[1:], device=device)
-            for name, values in relation.items()
-        }
+        moments, steps = first_moments(
+            graph, relation, parent.state if parent and config.state_decay else None
+        )
         return cls(
             parameters=Parameters(config.model, entity, relation).to(device),
-            squares=torch.zeros(len(entity), device=device),
-            moments=moments,
-            steps=torch.zeros(len(graph.relations), dtype=torch.int64),
+            squares=first_squares(graph, parent, config.state_decay).to(device),
+            moments={name: values.to(device) for name, values in moments.items()},
+            steps=steps,
         )
 
     def judged(self, figure: float) -> None:
@@ -113,6 +120,23 @@ class TrainingState:
                     expected="finite numbers",
                     remedy="Lower learning_rate or score_scale.",
                 )
+
+
+def optimizers_at_end(
+    folder: Path, graph: TripleGraph, config: TransRAConfig, parent: Parent | None
+) -> OptimizerState | None:
+    """The optimizers' state in the last checkpoint of a finished training, for its `parameters`."""
+    found = load_checkpoint(folder, fingerprint(graph, config, parent))
+    if found is None:
+        return None
+    moments = {
+        name.removeprefix(_MOMENTS): values
+        for name, values in found.tensors.items()
+        if name.startswith(_MOMENTS)
+    }
+    state = OptimizerState.of(graph, found.tensors["squares"], moments, found.tensors["steps"])
+    turned = parent is None and config.principal_axes and "translation" in moments
+    return state.turned() if turned else state
 
 
 def anchor_of(graph: TripleGraph, config: TransRAConfig) -> int | None:

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from provender.plugin.errors import ConfigError
 
-
 #: What has no bearing on the result.
 NOT_SHAPING = {"checkpoint_minutes"}
 
@@ -116,6 +115,14 @@ class TransRAConfig(BaseModel):
     learning_rate: float = Field(0.1, gt=0, description="Of row-wise Adagrad on the entities.")
     refresh_learning_rate: float = Field(
         0.03, gt=0, description="The same where a parent's vectors are the start."
+    )
+    state_decay: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="The share of the last refresh's Adagrad sums that a refresh begins with, so "
+        "that rows that are well known move by small steps; Adam's moments come along as they are. "
+        "0 begins afresh.",
     )
     relation_learning_rate: float = Field(
         0.002, gt=0, description="Of Adam on relation vectors and projections."

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from provender.plugin.errors import CheckpointError, ConfigError
 from provender.producers.graph import TripleGraph
+from provender.producers.optimizer_state import OptimizerState
 from provender.producers.parameters import Parameters
 from provender.producers.scores import identity
 from provender.producers.vectors import Vectors
@@ -29,10 +30,14 @@ from provender.producers.vectors import Vectors
 
 @dataclass(frozen=True, eq=False)
 class Parent:
-    """The last refresh: vectors by entity type, and parameters by relation where known."""
+    """The last refresh: vectors by entity type, and parameters by relation where known.
+
+    `state` is that of its optimizers, the squares in the order of `vectors`; None begins afresh.
+    """
 
     vectors: Mapping[str, Vectors]
     relations: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    state: OptimizerState | None = None
 
     @classmethod
     def of(cls, parameters: Parameters, graph: TripleGraph) -> Parent:
@@ -72,6 +77,9 @@ class Parent:
             for part, tensor in sorted(tensors.items()):
                 digest.update(f"{part}\0".encode())
                 digest.update(tensor.contiguous().numpy().data)
+        for name, tensor in self.state.tensors() if self.state else ():
+            digest.update(f"{name}\0".encode())
+            digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
 
 
@@ -91,9 +99,7 @@ def align(graph: TripleGraph, dim: int, parent: Parent | None) -> Reference:
         if entity not in graph.keys or not len(former.keys):
             continue
         _check_fit(entity, former, graph.keys[entity].type, dim)
-        position = pc.index_in(graph.keys[entity], value_set=former.keys)
-        found = torch.from_numpy(np.asarray(position.is_valid()))
-        rows = torch.from_numpy(position.fill_null(0).to_numpy().astype(np.int64))
+        found, rows = _places(graph.keys[entity], former)
         values = torch.from_numpy(np.array(former.vectors, dtype=np.float32)).index_select(0, rows)
         vectors[graph.span(entity)] = torch.where(found.unsqueeze(1), values, 0.0)
         known[graph.span(entity)] = found
@@ -113,6 +119,16 @@ def first_entities(
     mean = total / weight.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1)
     near = torch.where((weight > 0).unsqueeze(1), mean + 0.1 * random, random)
     return torch.where(reference.known.unsqueeze(1), reference.vectors, near)
+
+
+def first_squares(graph: TripleGraph, parent: Parent | None, kept: float) -> Tensor:
+    """Row-wise Adagrad's first sums (N,): so much of the parent's, zero for who is new."""
+    squares = torch.zeros(graph.entities)
+    for entity, former in (parent.state.squares if parent and parent.state else {}).items():
+        if entity in graph.keys and parent and len(former):
+            found, rows = _places(graph.keys[entity], parent.vectors[entity])
+            squares[graph.span(entity)] = torch.where(found, kept * former[rows], 0.0)
+    return squares
 
 
 def first_relations(
@@ -158,6 +174,13 @@ def load_relations(path: Path) -> dict[str, dict[str, Tensor]]:
             expected="the relations of a finished run",
             remedy="Delete the file; the next run then learns the relations anew.",
         ) from None
+
+
+def _places(keys: Any, former: Vectors) -> tuple[Tensor, Tensor]:
+    """Which keys (n,) the former vectors have, and at which rows (0 where they don't)."""
+    position = pc.index_in(keys, value_set=former.keys)
+    found = torch.from_numpy(np.array(position.is_valid()))
+    return found, torch.from_numpy(position.fill_null(0).to_numpy().astype(np.int64))
 
 
 def _neighbour_sums(graph: TripleGraph, reference: Reference) -> tuple[Tensor, Tensor]:

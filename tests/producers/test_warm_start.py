@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from provender.plugin.errors import CheckpointError, ConfigError
 from provender.producers.graph import TripleGraph
-from provender.producers.transra import TransRAParameters
+from provender.producers.optimizer_state import OptimizerState
+from provender.producers.parameters import Parameters
 from provender.producers.vectors import Vectors
 from provender.producers.warm_start import (
     Parent,
@@ -22,6 +23,7 @@ from provender.producers.warm_start import (
     align,
     first_entities,
     first_relations,
+    first_squares,
     load_relations,
     save_relations,
 )
@@ -89,17 +91,25 @@ def test_random_rows_have_the_stated_length() -> None:
     assert first.norm(dim=1).mean().item() == pytest.approx(0.5, rel=0.02)
 
 
-def test_relations_come_by_name_and_the_anchors_deviation_stays_zero() -> None:
-    parent = Parent(
-        {}, {"save": (torch.ones(2), torch.eye(2)), "gone": (torch.ones(3), torch.eye(3))}
-    )
-    graph = _graph([1], ["a"], [])
-    translation, deviation = first_relations(graph, 2, None, parent)
-    assert translation.tolist() == [[0, 0], [1, 1]]
-    assert deviation[1].tolist() == [[1, 0], [0, 1]]
-    anchored = first_relations(graph, 2, 1, parent)
-    assert anchored[0].tolist() == [[0, 0], [1, 1]]
-    assert not anchored[1].any()
+def test_relations_come_by_name_and_those_of_another_model_stay_behind() -> None:
+    learned = {"translation": torch.ones(2), "deviation": torch.eye(2)}
+    graph, parent = _graph([1], ["a"], []), Parent({}, {"save": learned, "gone": learned})
+    first = first_relations(graph, "transra", 2, parent)
+    assert first["translation"].tolist() == [[0, 0], [1, 1]]
+    assert first["deviation"].tolist() == [[[0, 0], [0, 0]], [[1, 0], [0, 1]]]
+    assert list(first_relations(graph, "transe", 2, parent)) == ["translation"]
+
+
+@settings(deadline=None)
+@given(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)), st.floats(0, 1, width=32))
+def test_squares_come_by_key_and_decay(now: set[int], before: set[int], kept: float) -> None:
+    graph = _graph(sorted(now), ["a"], [])
+    former = Vectors(pa.array(sorted(before), pa.int64()), np.zeros((len(before), 1), np.float32))
+    state = OptimizerState({"user": torch.tensor(sorted(before)) + 1.0}, {}, {})
+    squares = first_squares(graph, Parent({"user": former}, {}, state), kept)
+    expected = [kept * (key + 1.0) if key in before else 0.0 for key in sorted(now)]
+    assert squares.tolist() == pytest.approx([*expected, 0.0])
+    assert not first_squares(graph, Parent({"user": former}), kept).any()
 
 
 def test_parents_that_do_not_fit_are_refused() -> None:
@@ -109,17 +119,18 @@ def test_parents_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"keys of 'user'.*found string; expected int64"):
         align(graph, 2, Parent({"user": _vectors(["1"], [[1, 2]])}))
     with pytest.raises(ConfigError, match="relation 'click'"):
-        first_relations(graph, 2, None, Parent({}, {"click": (torch.ones(3), torch.eye(3))}))
+        first_relations(graph, "transe", 2, Parent({}, {"click": {"translation": torch.ones(3)}}))
 
 
 def test_relations_survive_the_file(tmp_path: Path) -> None:
     graph = _graph([1], ["a"], [])
-    parameters = TransRAParameters(torch.zeros(2, 3), torch.randn(2, 3), torch.randn(2, 3, 3))
+    relation = {"translation": torch.randn(2, 3), "deviation": torch.randn(2, 3, 3)}
+    parameters = Parameters("transra", torch.zeros(2, 3), relation)
     save_relations(tmp_path / "relations.safetensors", parameters, graph)
     loaded = load_relations(tmp_path / "relations.safetensors")
     assert sorted(loaded) == ["click", "save"]
-    assert torch.equal(loaded["save"][0], parameters.translation[1])
-    assert torch.equal(loaded["save"][1], parameters.deviation[1])
+    assert torch.equal(loaded["save"]["translation"], relation["translation"][1])
+    assert torch.equal(loaded["save"]["deviation"], relation["deviation"][1])
     (tmp_path / "relations.safetensors").write_bytes(b"half")
     for name in ("relations.safetensors", "none.safetensors"):
         with pytest.raises(CheckpointError, match="learns the relations anew"):
@@ -127,10 +138,14 @@ def test_relations_survive_the_file(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_sees_every_change() -> None:
-    def parent(key: int = 1, value: float = 1.0, r: float = 0.0, name: str = "click") -> Parent:
-        relation = (torch.full((1,), r), torch.zeros(1, 1))
-        return Parent({"user": _vectors([key], [[value]])}, {name: relation})
+    def parent(
+        key: int = 1, value: float = 1.0, r: float = 0.0, name: str = "click", square: float = 0.0
+    ) -> Parent:
+        relations = {name: {"translation": torch.full((1,), r)}}
+        state = OptimizerState({"user": torch.full((1,), square)}, {}, {}) if square else None
+        return Parent({"user": _vectors([key], [[value]])}, relations, state)
 
     changed = [parent(key=2), parent(value=2.0), parent(r=1.0), parent(name="save")]
+    changed += [parent(square=1.0), parent(square=2.0)]
     assert parent().fingerprint == parent().fingerprint
-    assert len({parent().fingerprint, *(one.fingerprint for one in changed)}) == 5
+    assert len({parent().fingerprint, *(one.fingerprint for one in changed)}) == 7
