@@ -4,10 +4,10 @@
         --peer-python torchkge=... --peer-python biggraph=...
 
 200k entities, 8 relations, 2M triples by power laws, dim 128. Each run is a process of its own
-under the same settings (peer_process.py) and on the same clock (peers/track.py), without its warm-up; the
-peers take turns. Ours is measured against the machine's GEMM rate, taken right before and after in
-the same process, and at 20k to 2M entities with the memory that training adds. A peer whose
-environment isn't named is left out. Writes benchmarks/results/kg_speed.{json,md}.
+under the same settings (peer_process.py) and on the same clock (peers/track.py), without its
+warm-up; the peers take turns. Ours is measured against the machine's GEMM rate, taken right before
+and after in the same process, and at 20k to 2M entities with the memory that training adds. A peer
+whose environment isn't named is left out. Writes benchmarks/results/kg_speed.{json,md}.
 
 The environments: `python3.11 -m venv DIR; DIR/bin/pip install torch==2.13.0`, then pykeen==1.11.*,
 or torchkge==0.17.7, or `'setuptools<81'` and, with --no-build-isolation, torchbiggraph==1.0.*.
