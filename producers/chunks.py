@@ -14,6 +14,7 @@ from torch import Tensor
 
 from provender.producers.dgl_graph import degrees
 from provender.producers.graph import TripleGraph
+from provender.producers.memory import in_huge_pages
 from provender.producers.negatives import NegativeSampler, accidental_hits, build_sampler
 from provender.producers.transra_config import TransRAConfig
 
@@ -72,7 +73,7 @@ class ChunkSource:
             if count
         }
         weight = loss_weights(graph, config).to(device)
-        edges = (graph.head.to(device), graph.tail.to(device), weight)
+        edges = (in_huge_pages(each.to(device)) for each in (graph.head, graph.tail, weight))
         return cls(graph, device, config.negatives, config.seed, *edges, samplers)
 
     def draw(self, plan: EpochPlan, index: int) -> Chunk:

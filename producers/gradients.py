@@ -112,11 +112,16 @@ def _side(
 def _scores(queries: Tensor, candidates: Tensor, objective: Objective) -> Tensor:
     """The scaled scores of all pairs (B, K)."""
     scale = objective.scale
-    products = objective.product(queries, candidates.T)
     if objective.score.similarity == "dot":
-        return products.mul_(scale)
-    squares = queries.square().sum(1, keepdim=True) + candidates.square().sum(1)
-    return products.mul_(2 * scale).sub_(squares, alpha=scale)
+        return objective.product(queries * scale, candidates.T)
+    products = objective.product(queries * (2 * scale), candidates.T)
+    products.sub_(_squares(candidates).mul_(scale))
+    return products.sub_(_squares(queries).mul_(scale).unsqueeze(1))
+
+
+def _squares(rows: Tensor) -> Tensor:
+    """The squared lengths of rows (n, d)."""
+    return torch.linalg.vector_norm(rows, dim=1).square_()
 
 
 def _pair_back(

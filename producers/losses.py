@@ -36,10 +36,12 @@ def softmax_loss(
     entities (Bengio and Senécal 2008, importance sampling).
     """
     logits = _masked(negative.sub_(log_expected), hit)
-    total = torch.logaddexp(torch.logsumexp(logits, dim=1), positive)
-    share = logits.sub_(total.unsqueeze(1)).exp_()
-    loss = total - positive
-    return loss, torch.expm1(-loss), share
+    most = torch.maximum(logits.amax(1), positive)
+    share = logits.sub_(most.unsqueeze(1)).exp_()
+    own = torch.exp(positive - most)
+    total = share.sum(1).add_(own)
+    loss = total.log().add_(most).sub_(positive)
+    return loss, torch.expm1(-loss), share.div_(total.unsqueeze(1))
 
 
 def self_adversarial_loss(

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from provender.producers.memory import in_huge_pages
+
 
 @dataclass(frozen=True)
 class NegativeSampler:
@@ -55,12 +57,16 @@ def build_sampler(
     probability = uniform_share * flat + (1.0 - uniform_share) * by_degree
     return NegativeSampler(
         offset=offset,
-        cumulative=probability.cumsum(0),
-        log_probability=probability.log().to(torch.float32).to(device),
+        cumulative=in_huge_pages(probability.cumsum(0)),
+        log_probability=in_huge_pages(probability.log().to(torch.float32).to(device)),
     )
 
 
 def accidental_hits(own: Tensor, negatives: Tensor) -> Tensor | None:
     """Which negatives (K,) are a triple's own entity (B,): bool (B, K); None where none is."""
-    hit = own.int().unsqueeze(1) == negatives.int().unsqueeze(0)
-    return hit if bool(hit.any()) else None
+    near = torch.isin(own, negatives).nonzero().squeeze(1)  # few, so that (B, K) is compared seldom
+    if not len(near):
+        return None
+    hit = torch.zeros(len(own), len(negatives), dtype=torch.bool, device=own.device)
+    hit[near] = own[near].unsqueeze(1) == negatives.unsqueeze(0)
+    return hit

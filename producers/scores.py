@@ -197,7 +197,7 @@ def pair_score(left: Tensor, right: Tensor, similarity: Similarity) -> Tensor:
     """The similarity row by row: (n, d) and (n, d) to (n,)."""
     if similarity == "dot":
         return (left * right).sum(-1)
-    return -(left - right).square().sum(-1)
+    return -torch.linalg.vector_norm(left - right, dim=-1).square()
 
 
 def cross_score(queries: Tensor, candidates: Tensor, similarity: Similarity) -> Tensor:

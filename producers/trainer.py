@@ -28,6 +28,7 @@ from provender.producers.devices import pick_device
 from provender.producers.gradients import Objective, chunk_gradients
 from provender.producers.graph import TripleGraph, check_relations
 from provender.producers.losses import pick_loss
+from provender.producers.memory import keep_freed_memory
 from provender.producers.optimizers import adagrad_rows, adam
 from provender.producers.parameters import Parameters, principal_axes, rotate
 from provender.producers.scores import SCORES, brain_float, single
@@ -86,6 +87,8 @@ def train(
     at = Position(0, 0, 0)
     if checkpoint_dir and (found := load_checkpoint(checkpoint_dir, mark)):
         state, at = state.restored(found), found.position
+    state.in_huge_pages()
+    keep_freed_memory()
     saved = time.monotonic()
 
     with _crew(run, state) as workers:
