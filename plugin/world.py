@@ -1,8 +1,8 @@
 """A world: one YAML file that declares a data set, from its tables to its evaluation dates.
 
 The file has one section for each reader; `World` checks that the sections are there and leaves
-what is inside `events`, `counters`, `transra` and `ranking` to the modules that use them. The
-worlds that ship are in feature_repo/worlds.
+what is inside `events`, `content`, `counters`, `transra` and `ranking` to the modules that use
+them. The worlds that ship are in feature_repo/worlds.
 """
 
 from __future__ import annotations
@@ -55,6 +55,11 @@ class World(BaseModel):
     entities: dict[Name, KeyType] = Field(min_length=1, description="type of each entity's key")
     events: dict[Name, dict[str, Any]] = Field(
         min_length=1, description="checked by producers/event_mapping.py"
+    )
+    content: dict[Name, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="entity -> where vectors of its own content are; checked by "
+        "producers/content.py",
     )
     counters: dict[str, list[str]] = Field(
         default_factory=dict, description="role -> events; checked by producers/counters.py"

@@ -60,8 +60,8 @@ def normalised(
     }
     selected = ", ".join(f"{sql} AS raw_{key}" for key, sql in raw.items())
     condition = f"WHERE ({event.where}\n)" if event.where else ""
-    head = _key(f"{thing}.head", "raw_head", types["head"], head_type)
-    tail = _key(f"{thing}.tail", "raw_tail", types["tail"], tail_type)
+    head = key_of(f"{thing}.head", "raw_head", types["head"], head_type)
+    tail = key_of(f"{thing}.tail", "raw_tail", types["tail"], tail_type)
     missing_head, missing_tail = (_missing(f"raw_{end}", types[end]) for end in ("head", "tail"))
     missing_time = _missing("raw_time", types["time"]) if event.time else "false"
     reasons = [
@@ -123,7 +123,7 @@ def _missing(column: str, found: str) -> str:
     return f"{column} IS NULL"
 
 
-def _key(thing: str, column: str, found: str, wanted: str) -> str:
+def key_of(thing: str, column: str, found: str, wanted: str) -> str:
     """The column as an int64 or string key; null where it can't be one. Nothing is rounded."""
     if found == NOTHING:
         number = text = "NULL"
