@@ -145,6 +145,17 @@ class TransRAConfig(BaseModel):
         description="Threads that train at once on the CPU, without locks. Only runs with one "
         "repeat to the bit.",
     )
+    partitions: int = Field(
+        1,
+        ge=1,
+        description="Deal the entities out over so many files and train pairs of them, where the "
+        "table is larger than memory; 1 keeps it there.",
+    )
+    partitions_held: int = Field(
+        3,
+        ge=2,
+        description="So many partitions are in memory at once, and one more that is read ahead.",
+    )
 
     @field_validator("relations")
     @classmethod
