@@ -13,6 +13,7 @@ from provender.plugin.errors import TrainingError
 from provender.producers.checkpoint import Checkpoint, load_checkpoint
 from provender.producers.chunks import generator_of
 from provender.producers.graph import TripleGraph
+from provender.producers.memory import in_huge_pages
 from provender.producers.optimizer_state import OptimizerState, first_moments
 from provender.producers.parameters import Parameters
 from provender.producers.transra_config import TransRAConfig
@@ -68,6 +69,12 @@ class TrainingState:
             moments={name: values.to(device) for name, values in moments.items()},
             steps=steps,
         )
+
+    def in_huge_pages(self) -> TrainingState:
+        """Itself, its tables in memory that is quick to reach at random."""
+        for table in self.tensors().values():
+            in_huge_pages(table)
+        return self
 
     def judged(self, figure: float) -> None:
         """Note a judgement, and keep the parameters if it is the best."""
@@ -137,6 +144,14 @@ def optimizers_at_end(
     state = OptimizerState.of(graph, found.tensors["squares"], moments, found.tensors["steps"])
     turned = parent is None and config.principal_axes and "translation" in moments
     return state.turned() if turned else state
+
+
+def curve_at_end(
+    folder: Path, graph: TripleGraph, config: TransRAConfig, parent: Parent | None
+) -> list[float]:
+    """The judgements in the last checkpoint of a finished training."""
+    found = load_checkpoint(folder, fingerprint(graph, config, parent))
+    return found.tensors["curve"].tolist() if found else []
 
 
 def anchor_of(graph: TripleGraph, config: TransRAConfig) -> int | None:
