@@ -110,6 +110,7 @@ def kg(
         check_free(save)
     place = pick_device(device)
     sets = read_link_sets(train_path, valid_path, test_path, relation=relation, one_type=one_type)
+    _tell_headers(sets)
     _tell_unseen(sets)
     given = {"epochs": epochs, "seed": seed}
     config = configure(sets, model, config_path, {k: v for k, v in given.items() if v is not None})
@@ -133,6 +134,19 @@ def kg(
     print_table(link_table(done.report))
     if "per_head" in done.report:
         print_table(head_table(done.report))
+
+
+def _tell_headers(sets: LinkSets) -> None:
+    """Say so if every file begins with the same link: no split of links would."""
+    firsts = {(int(e.head[0]), int(e.relation[0]), int(e.tail[0])) for e in sets.all}
+    if len(firsts) == 1:
+        ((head, relation, tail),) = firsts
+        one = sets.relations[relation]
+        log.print(
+            f"Every file begins with {sets.keys[one.head][head]} and {sets.keys[one.tail][tail]}, "
+            "taken for a link: if it is a header, name its columns head, relation and tail.",
+            style="yellow",
+        )
 
 
 def _tell_unseen(sets: LinkSets) -> None:

@@ -84,7 +84,7 @@ def _text(path: Path) -> list[pa.Array[Any]]:
 def _checked(path: Path, line: int, fields: list[str], columns: int) -> list[str]:
     if len(fields) != columns:
         raise _malformed(path, line, fields, f"{columns} names, as in the first line")
-    if not all(fields):
+    if not all(field.strip() for field in fields):
         raise _malformed(path, line, fields, "names that are not empty")
     return fields
 
@@ -102,11 +102,12 @@ def _malformed(path: Path, line: int, fields: list[str], expected: str) -> Sourc
 def _fields(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The number and the fields of each line that is not blank."""
     if ".csv" not in path.suffixes[-2:]:
-        yield from ((n, line.split("\t")) for n, line in _lines(path) if line.strip())
+        rows = ((number, line.split("\t")) for number, line in _lines(path))
+        yield from (row for row in rows if not _blank(row[1]))
         return
     reader = csv.reader((line + "\n" for _, line in _lines(path)), strict=True)
     try:
-        yield from ((reader.line_num, row) for row in reader if "".join(row).strip())
+        yield from ((reader.line_num, row) for row in reader if not _blank(row))
     except csv.Error as error:
         raise SourceError(
             f"{path}, line {reader.line_num}",
@@ -114,6 +115,10 @@ def _fields(path: Path) -> Iterator[tuple[int, list[str]]]:
             expected="fields as RFC 4180 quotes them",
             remedy="Correct the line.",
         ) from None
+
+
+def _blank(fields: list[str]) -> bool:
+    return len(fields) < 2 and not "".join(fields).strip()
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -71,6 +71,7 @@ def test_quotes_are_letters_in_tab_separated_files(tmp_path: Path) -> None:
         ("a.tsv", b"a\tb\na\tr\tb\n", ["line 2", "3 fields", "2 names"]),
         ("a.tsv", b"a r b\n", ["line 1", "1 field, 'a r b'", "tab"]),
         ("a.tsv", b"a\tr\tb\na\t\tb\n", ["line 2", "'a||b'", "not empty"]),
+        ("a.tsv", b"a\tr\tb\n\t\t\n", ["line 2", "'||'", "not empty"]),
         ("a.tsv", b"a\tr\tb\n\xff\xfe\tr\tb\n", ["line 2", "no UTF-8"]),
         ("a.csv", b'a,r,b\n"a,r,b\n', ["line", "unexpected end of data"]),
         ("a.tsv", b"", ["no links"]),
