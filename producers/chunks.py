@@ -1,19 +1,21 @@
 """Chunks: triples of one relation, with the negatives that they share, ready to be trained on.
 
-Legend of shapes: E edges, B triples, K shared negatives, U unique rows.
+Legend of shapes: E edges, B triples, K shared negatives, H hard ones a triple, U unique rows.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from provender.producers.dgl_graph import degrees
 from provender.producers.graph import TripleGraph
+from provender.producers.hard_negatives import HardSource, hard_sources
+from provender.producers.known_links import KnownLinks
 from provender.producers.memory import in_huge_pages
 from provender.producers.negatives import NegativeSampler, accidental_hits, build_sampler
 from provender.producers.transra_config import TransRAConfig
@@ -23,10 +25,11 @@ from provender.producers.transra_config import TransRAConfig
 class Chunk:
     """B triples of one relation and K negatives a side.
 
-    `rows` (U,) are unique global ids. `place` (2 (B + K),) are positions in it: of the heads, the
-    negative heads, the tails and the negative tails. `weight` (B,) weighs the triples' losses;
-    `log_expected_head` and `log_expected_tail` (K,) say how often a negative was expected;
-    `hit_head` and `hit_tail` bool (B, K) which negatives do not count, None where all do.
+    `rows` (U,) are unique global ids. `place` (2 (B + K) + B H,) are positions in it: of the heads,
+    the negative heads, the tails, the negative tails, and each triple's own H hard negatives.
+    `weight` (B,) weighs the triples' losses; `log_expected_head` and `log_expected_tail` (K,) say
+    how often a negative was expected; `hit_head` and `hit_tail` bool (B, K) which negatives do not
+    count, None where all do; `hit_hard` bool (B, H) the same of hard ones, None where H is 0.
     """
 
     relation: int
@@ -37,6 +40,8 @@ class Chunk:
     log_expected_tail: Tensor
     hit_head: Tensor | None
     hit_tail: Tensor | None
+    loops: bool = False
+    hit_hard: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +49,7 @@ class ChunkSource:
     """Where chunks come from: the edges and the samplers, on the device of training.
 
     `weight` (E,) weighs the loss: mean 1 within a relation, times the relation's own weight.
+    `known` says which negatives are true, None leaves them in; `hard` has further ones by relation.
     """
 
     graph: TripleGraph
@@ -54,6 +60,8 @@ class ChunkSource:
     tail: Tensor
     weight: Tensor
     samplers: dict[str, NegativeSampler]
+    known: KnownLinks | None = None
+    hard: Mapping[int, HardSource] = field(default_factory=dict)
 
     @classmethod
     def prepare(
@@ -73,8 +81,10 @@ class ChunkSource:
             if count
         }
         weight = loss_weights(graph, config).to(device)
-        edges = (in_huge_pages(each.to(device)) for each in (graph.head, graph.tail, weight))
-        return cls(graph, device, config.negatives, config.seed, *edges, samplers)
+        edges = [in_huge_pages(each.to(device)) for each in (graph.head, graph.tail, weight)]
+        known = KnownLinks.of(graph, *edges[:2]) if config.filter_negatives else None
+        hard = hard_sources(graph, config, device)
+        return cls(graph, device, config.negatives, config.seed, *edges, samplers, known, hard)
 
     def draw(self, plan: EpochPlan, index: int) -> Chunk:
         """Draw the negatives of a plan's chunk, and gather what it needs.
@@ -84,15 +94,18 @@ class ChunkSource:
         generator = generator_of(self.seed, plan.epoch, index)
         edges = plan.chunks[index]
         relation = int(self.graph.relation[edges[0]])
-        heads = self.samplers[self.graph.relations[relation].head]
-        tails = self.samplers[self.graph.relations[relation].tail]
+        one = self.graph.relations[relation]
+        heads, tails = self.samplers[one.head], self.samplers[one.tail]
         edges = edges.to(self.device)
         negative_head = heads.draw(self.negatives, generator).to(self.device)
         negative_tail = tails.draw(self.negatives, generator).to(self.device)
         head, tail = self.head.index_select(0, edges), self.tail.index_select(0, edges)
-        rows, place = torch.unique(
-            torch.cat([head, negative_head, tail, negative_tail]), return_inverse=True
-        )
+        ends, hit_hard = [head, negative_head, tail, negative_tail], None
+        if relation in self.hard:
+            hard, hit_hard = self.hard[relation].draw(head, tail, generator)
+            ends.append(hard.flatten())
+        rows, place = torch.unique(torch.cat(ends), return_inverse=True)
+        hit_head, hit_tail = self._hits(relation, *ends[:4])
         return Chunk(
             relation=relation,
             rows=rows,
@@ -100,8 +113,26 @@ class ChunkSource:
             weight=self.weight.index_select(0, edges),
             log_expected_head=heads.log_expected(negative_head),
             log_expected_tail=tails.log_expected(negative_tail),
-            hit_head=accidental_hits(head, negative_head),
-            hit_tail=accidental_hits(tail, negative_tail),
+            hit_head=hit_head,
+            hit_tail=hit_tail,
+            loops=one.head == one.tail,
+            hit_hard=hit_hard,
+        )
+
+    def _hits(
+        self,
+        relation: int,
+        head: Tensor,
+        negative_head: Tensor,
+        tail: Tensor,
+        negative_tail: Tensor,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Which negative heads and tails do not count."""
+        if self.known is None:
+            return accidental_hits(head, negative_head), accidental_hits(tail, negative_tail)
+        return (
+            self.known.hit_heads(relation, tail, negative_head),
+            self.known.hit_tails(relation, head, negative_tail),
         )
 
 
