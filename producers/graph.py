@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from itertools import accumulate
@@ -52,7 +52,7 @@ class TripleGraph:
 
     `relation` is the position in `relations`, the same as in the events that the graph was built
     from; a relation that was not chosen simply has no edges. `keys` gives, by entity type, the
-    user's key of each id.
+    user's key of each id. `aside` has edges that are read and not learned from.
     """
 
     relations: tuple[RelationType, ...]
@@ -61,6 +61,7 @@ class TripleGraph:
     tail: Tensor
     relation: Tensor
     weight: Tensor
+    aside: TripleGraph | None = None
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -109,6 +110,8 @@ class TripleGraph:
             digest.update(pa.record_batch([keys], names=["key"]).serialize())
         for tensor in (self.relation, self.head, self.tail, self.weight):
             digest.update(tensor.contiguous().numpy().data)
+        if self.aside is not None:
+            digest.update(self.aside.fingerprint.encode())
         return digest.hexdigest()
 
 
@@ -121,6 +124,7 @@ def build_graph(
     half_life_days: float | None = None,
     degree_cap: int | None = None,
     chosen: Collection[str] | None = None,
+    aside: Collection[str] = (),
 ) -> TripleGraph:
     """Merge the triples of an event set into a graph as of `as_of`.
 
@@ -128,23 +132,29 @@ def build_graph(
     structure) and weight. Events decay by 0.5 ** (age / half life); structure does not. The
     weights of the same (relation, head, tail) are summed. Then each (relation, head) keeps its
     `degree_cap` heaviest edges, and each (relation, tail) its heaviest of those left; ties go to
-    the smaller id. `chosen` names the relations to keep (None: all).
+    the smaller id. `chosen` names the relations to keep (None: all). Those that `aside` names are
+    kept, without a cap, in the graph's `aside`.
 
-    Raises ConfigError for an unknown name in `chosen`, TrainingError for a weight that is negative
-    or no number and for a time at or after `as_of`.
+    Raises ConfigError for an unknown name in `chosen` or `aside`, TrainingError for a weight that
+    is negative or no number and for a time at or after `as_of`.
     """
     relation, head, tail = (_ints(triples, name) for name in ("relation", "head", "tail"))
     weight = _decayed(triples, relations, as_of, half_life_days)
-    keep = weight > 0
-    if chosen is not None:
-        names = [one.name for one in relations]
-        check_relations(chosen, names)
-        keep &= np.isin(relation, [names.index(name) for name in chosen])
-    edges = _merged(relation[keep], head[keep], tail[keep], weight[keep])
+    names = [one.name for one in relations]
+
+    def merged(chosen: Collection[str] | None) -> _Edges:
+        keep = weight > 0
+        if chosen is not None:
+            check_relations(chosen, names)
+            keep &= np.isin(relation, [names.index(name) for name in chosen])
+        return _merged(relation[keep], head[keep], tail[keep], weight[keep])
+
+    edges = merged(chosen)
     if degree_cap is not None:
         edges = _capped(edges, by_head=True, cap=degree_cap)
         edges = _capped(edges, by_head=False, cap=degree_cap)
-    return _as_graph(edges, relations, keys)
+    graph = _as_graph(edges, relations, keys)
+    return replace(graph, aside=_as_graph(merged(aside), relations, keys)) if aside else graph
 
 
 def degrees(graph: TripleGraph) -> Tensor:
