@@ -18,6 +18,7 @@ from provender.producers.event_set import EventSet, events_folder
 from provender.producers.graph import TripleGraph, build_graph
 from provender.producers.job import Job
 from provender.producers.optimizer_state import STATE, OptimizerState
+from provender.producers.vanished import load_vanished
 from provender.producers.vectors import load_vectors
 from provender.producers.warm_start import Parent, load_relations
 
@@ -57,7 +58,7 @@ def judge_parent(job: Job, parent: Snapshot | None, events: EventSet) -> Judgeme
 
 
 def load_run(job: Job, run_id: str) -> Parent:
-    """What a finished run hands to the next: its vectors, relations and optimizers.
+    """What a finished run hands to the next: vectors, relations, optimizers, who has vanished.
 
     Raises CheckpointError where they can't be read.
     """
@@ -66,6 +67,7 @@ def load_run(job: Job, run_id: str) -> Parent:
         load_vectors(folder),
         load_relations(folder / "relations.safetensors"),
         OptimizerState.load(folder / STATE),
+        load_vanished(folder),
     )
 
 
@@ -79,6 +81,7 @@ def graph_of(job: Job, events: EventSet) -> TripleGraph:
         half_life_days=job.config.half_life_days,
         degree_cap=job.config.degree_cap,
         chosen=job.config.relations,
+        aside=job.config.aside,
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from provender.plugin.errors import CheckpointError, ConfigError
@@ -30,8 +30,10 @@ from provender.producers.optimizer_state import STATE, OptimizerState
 from provender.producers.parameters import Parameters
 from provender.producers.parent_quality import graph_of, judge_parent, load_run
 from provender.producers.publish import Finding, Gate, check_entities, publish, published
+from provender.producers.rehearsal import Rehearsal, rehearse
 from provender.producers.trainer import train
 from provender.producers.training_state import optimizers_at_end
+from provender.producers.vanished import Vanished, carried, save_vanished
 from provender.producers.vectors import Vectors, save_vectors
 from provender.producers.warm_start import Parent, save_relations
 
@@ -62,12 +64,14 @@ class Refresh:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained refresh in memory: what was read, the graph, the parameters, the optimizers."""
+    """A trained refresh in memory: what was read, what was learned, what the next one needs."""
 
     events: EventSet
     graph: TripleGraph
     parameters: Parameters
     optimizers: OptimizerState | None = None
+    vanished: Mapping[str, Vanished] = field(default_factory=dict)
+    rehearsal: Rehearsal | None = None
 
     def vectors(self) -> dict[str, Vectors]:
         """The raw vectors of every entity type."""
@@ -126,16 +130,19 @@ def restore(job: Job, as_of: datetime, on_stage: OnStage) -> Trained:
     folder = job.home.runs / run_id_of(job, as_of, parent)
     events, graph = read_graph(job, as_of, folder / "events", on_stage)
     start, checkpoints = _load_parent(job, parent), folder / "checkpoints"
+    rehearsal = _rehearsed(job, events, parent, folder / "rehearsal", on_stage)
+    config = rehearsal.settle(job.config, refresh=parent is not None) if rehearsal else job.config
     parameters = train(
         graph,
-        job.config,
+        config,
         device=job.device,
         checkpoint_dir=checkpoints,
         parent=start,
         on_progress=lambda at: on_stage("train", at.step, at.total, f"loss {at.loss:.3f}"),
     )
-    optimizers = optimizers_at_end(checkpoints, graph, job.config, start)
-    return Trained(events, graph, parameters, optimizers)
+    optimizers = optimizers_at_end(checkpoints, graph, config, start)
+    vanished = _vanished(job, parent, start, graph, as_of)
+    return Trained(events, graph, parameters, optimizers, vanished, rehearsal)
 
 
 def read_graph(
@@ -155,28 +162,71 @@ def parent_of(job: Job, as_of: datetime) -> Snapshot | None:
 
     Raises ConfigError where there is none to be anchored to.
     """
-    former = newest_before(job.home.snapshots, job.specs[0].view_name, as_of)
-    if former is not None or job.anchored_to is None:
-        return former
-    anchors = [
-        newest_before(job.home.snapshots, f"{spec.name}_v{job.anchored_to}", as_of)
-        for spec in job.specs
-    ]
-    found = [anchor for anchor in anchors if anchor is not None]
-    if not found:
+    found = _known_before(job, as_of)
+    if found is None and job.anchored_to is not None:
         raise ConfigError(
             f"version {job.version} of family {job.family} as of {as_of:%Y-%m-%d %H:%M}",
             found=f"no earlier snapshot of version {job.anchored_to}, which it is anchored to",
             expected="one to start from and to stay in the space of",
             remedy=f"Produce version {job.anchored_to} as of an earlier time first.",
         )
-    return found[0]
+    return found
 
 
 def run_id_of(job: Job, as_of: datetime, parent: Snapshot | None) -> str:
     """The id of a job's run: what makes its vectors, hashed."""
     lineage = f"{job.config_hash} {as_of.isoformat()} {parent.manifest.run_id if parent else None}"
     return f"{PRODUCER}-{stamp(as_of)}-{hashlib.sha256(lineage.encode()).hexdigest()[:10]}"
+
+
+def _known_before(job: Job, as_of: datetime) -> Snapshot | None:
+    """The newest snapshot before `as_of` of the version, else of the one it is anchored to."""
+    former = newest_before(job.home.snapshots, job.specs[0].view_name, as_of)
+    if former is not None or job.anchored_to is None:
+        return former
+    anchors = (
+        newest_before(job.home.snapshots, f"{spec.name}_v{job.anchored_to}", as_of)
+        for spec in job.specs
+    )
+    return next((anchor for anchor in anchors if anchor is not None), None)
+
+
+def _rehearsed(
+    job: Job, events: EventSet, parent: Snapshot | None, work: Path, on_stage: OnStage
+) -> Rehearsal | None:
+    """Rehearse the refresh as of some days earlier, if that is wanted and can be.
+
+    Its parent is the one that it would have had then. A refresh whose parent came later than that
+    has none, and can't be rehearsed: a first training needs other epochs.
+    """
+    how = job.config.early_stopping
+    if how is None:
+        return None
+    cut = events.as_of - timedelta(days=how.hold_out_days)
+    then = _known_before(job, cut)
+    if events.window[0] >= cut or (then is None) != (parent is None):
+        return None
+    former, graph = read_graph(job, cut, work / "events", on_stage)
+    return rehearse(
+        graph,
+        former,
+        events,
+        job.config,
+        how,
+        work / "checkpoints",
+        device=job.device,
+        parent=_load_parent(job, then),
+        on_progress=lambda at: on_stage("rehearse", at.step, at.total, f"loss {at.loss:.3f}"),
+    )
+
+
+def _vanished(
+    job: Job, parent: Snapshot | None, start: Parent | None, graph: TripleGraph, as_of: datetime
+) -> dict[str, Vanished]:
+    if parent is None or start is None:
+        return {}
+    keep, former_as_of = job.config.keep_vanished_days, parent.manifest.as_of
+    return carried(start.vectors, start.vanished, former_as_of, graph.keys, as_of, keep)
 
 
 def _load_parent(job: Job, parent: Snapshot | None) -> Parent | None:
@@ -216,20 +266,22 @@ def _keep(job: Job, folder: Path, trained: Trained) -> None:
         save_relations(staged / "relations.safetensors", trained.parameters, trained.graph)
         if trained.optimizers is not None:
             trained.optimizers.save(staged / STATE)
+        save_vanished(staged, trained.vanished)
 
 
 def _run_info(job: Job, run_id: str, parent: Snapshot | None, trained: Trained) -> RunInfo:
     judged = judge_parent(job, parent, trained.events)
     size = {"edges": trained.graph.edges, "entities": trained.graph.entities}
+    rehearsal = trained.rehearsal
     return RunInfo(
         run_id=run_id,
         producer=PRODUCER,
         config_hash=job.config_hash,
         window_start=trained.events.window[0],
         window_end=trained.events.as_of,
-        metrics={**size, **judged.metrics},
+        metrics={**size, **judged.metrics, **(rehearsal.metrics if rehearsal else {})},
         parent=parent.manifest.run_id if parent else None,
-        notes=judged.notes,
+        notes={**judged.notes, **(rehearsal.notes if rehearsal else {})},
     )
 
 

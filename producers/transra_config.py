@@ -7,14 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from provender.plugin.errors import ConfigError
 
@@ -22,29 +15,18 @@ from provender.plugin.errors import ConfigError
 NOT_SHAPING = {"checkpoint_minutes"}
 
 
-class HardNegatives(BaseModel):
-    """Further negatives for the tails of one relation: `from` or `shared` (hard_negatives.py)."""
+class EarlyStopping(BaseModel):
+    """How a refresh finds its number of epochs (producers/rehearsal.py)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    shown: str | None = Field(
-        None,
-        alias="from",
-        description="Tails that the head has under this relation, such as impressions, and not "
-        "under the one that is learned.",
+    hold_out_days: float = Field(
+        1.0, gt=0, description="The last days before the as-of time, which judge the rehearsal."
     )
-    shared: str | None = Field(
-        None,
-        description="Tails that share the true tail's neighbour under this relation, such as pins "
-        "of one advertiser, and are not the head's under the one that is learned.",
+    every: int = Field(1, ge=1, description="Judge after so many epochs, and after the last.")
+    patience: int = Field(
+        2, ge=1, description="Stop after so many judgements in a row that are no better."
     )
-    count: int = Field(4, ge=1, description="So many a triple, or as many as there are.")
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> HardNegatives:
-        if (self.shown is None) == (self.shared is None):
-            raise ValueError("one of `from` and `shared`")
-        return self
 
 
 class TransRAConfig(BaseModel):
@@ -99,6 +81,13 @@ class TransRAConfig(BaseModel):
         "no score changes, and prefixes of the vectors become embeddings themselves.",
     )
 
+    keep_vanished_days: float | None = Field(
+        30.0,
+        ge=0,
+        description="Remember entities for so many days after the events have lost them, so that "
+        "who returns starts where it was; null means for ever. They are in no snapshot.",
+    )
+
     # The loss.
     loss: Literal["softmax", "self_adversarial", "margin"] = Field(
         "softmax", description="Sampled softmax, RotatE's self-adversarial loss, or a hinge."
@@ -125,18 +114,6 @@ class TransRAConfig(BaseModel):
         0.25, gt=0, le=1, description="... mixed with so much of the uniform distribution."
     )
 
-    filter_negatives: bool = Field(
-        False,
-        description="Negatives that the graph knows to be true for a triple do not count. Worth it "
-        "where a head has a good part of all tails; it costs time by the entities' degrees.",
-    )
-    hard_negatives: dict[str, HardNegatives] = Field(
-        default_factory=dict,
-        description="By relation, negatives of each triple's own beside the shared ones: `from` "
-        "another relation of its head, or `shared` with its tail. A relation that is named here "
-        "and not in `relations` is read and not learned from.",
-    )
-
     # What keeps it from learning the sample by heart.
     shrinkage: float = Field(
         1.5,
@@ -154,6 +131,11 @@ class TransRAConfig(BaseModel):
     epochs: int = Field(5, ge=1, description="Passes over the edges of a first refresh.")
     refresh_epochs: int = Field(
         3, ge=1, description="Passes over the edges where a parent's vectors are the start."
+    )
+    early_stopping: EarlyStopping | None = Field(
+        None,
+        description="Find the number of epochs, at most those above, by rehearsing the refresh as "
+        "of some days earlier: it takes about twice the time. null trains all of them.",
     )
     chunk_size: int = Field(512, ge=1, description="Triples of one relation trained at once.")
     learning_rate: float = Field(0.1, gt=0, description="Of row-wise Adagrad on the entities.")
@@ -211,13 +193,6 @@ class TransRAConfig(BaseModel):
     def relation_weight(self, relation: str) -> float:
         """The weight of a relation in the loss; 0 where it is not learned from."""
         return 1.0 if self.relations is None else self.relations.get(relation, 0.0)
-
-    @property
-    def aside(self) -> set[str]:
-        """The relations that hard negatives are made of."""
-        declared = self.hard_negatives.items()
-        sources = {one.shown or one.shared or "" for _, one in declared}
-        return {relation for relation, _ in declared} | sources
 
     @property
     def hash(self) -> str:

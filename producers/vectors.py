@@ -35,9 +35,7 @@ class Vectors:
 def save_vectors(folder: Path, vectors: Mapping[str, Vectors]) -> None:
     """Write the vectors of every entity type into an existing folder, one Parquet file each."""
     for entity, rows in vectors.items():
-        flat = pa.array(rows.vectors.reshape(-1))
-        listed = pa.FixedSizeListArray.from_arrays(flat, rows.dim)
-        pq.write_table(pa.table({"key": rows.keys, "vector": listed}), folder / f"{entity}.parquet")
+        pq.write_table(to_table(rows), folder / f"{entity}.parquet")
 
 
 def load_vectors(folder: Path) -> dict[str, Vectors]:
@@ -51,10 +49,17 @@ def load_vectors(folder: Path) -> dict[str, Vectors]:
             expected="the Parquet files that the run wrote",
             remedy="Remove the run's folder; its refresh is then warm-started from its snapshots.",
         ) from None
-    return {entity: _rows(table) for entity, table in tables.items()}
+    return {entity: from_table(table) for entity, table in tables.items()}
 
 
-def _rows(table: pa.Table) -> Vectors:
+def to_table(rows: Vectors) -> pa.Table:
+    """The columns `key` and `vector`, a list of fixed size."""
+    flat = pa.array(rows.vectors.reshape(-1))
+    return pa.table({"key": rows.keys, "vector": pa.FixedSizeListArray.from_arrays(flat, rows.dim)})
+
+
+def from_table(table: pa.Table) -> Vectors:
+    """The vectors of a table as `to_table` makes one."""
     listed = table["vector"].combine_chunks()
     vectors = listed.flatten().to_numpy(zero_copy_only=False).reshape(-1, listed.type.list_size)
     return Vectors(table["key"].combine_chunks(), vectors)

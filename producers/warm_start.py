@@ -25,6 +25,7 @@ from provender.producers.graph import TripleGraph
 from provender.producers.optimizer_state import OptimizerState
 from provender.producers.parameters import Parameters
 from provender.producers.scores import identity
+from provender.producers.vanished import Vanished
 from provender.producers.vectors import Vectors
 
 
@@ -33,11 +34,13 @@ class Parent:
     """The last refresh: vectors by entity type, and parameters by relation where known.
 
     `state` is that of its optimizers, the squares in the order of `vectors`; None begins afresh.
+    `vanished` are entities that it has kept aside: no vector of theirs is among `vectors`.
     """
 
     vectors: Mapping[str, Vectors]
     relations: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     state: OptimizerState | None = None
+    vanished: Mapping[str, Vanished] = field(default_factory=dict)
 
     @classmethod
     def of(cls, parameters: Parameters, graph: TripleGraph) -> Parent:
@@ -64,11 +67,16 @@ class Parent:
         dim = entities[0].shape[1]
         return Parameters(model, torch.cat(entities), first_relations(graph, model, dim, self))
 
+    def known(self) -> list[tuple[str, Vectors]]:
+        """The vectors by entity type, of those kept aside as well, each key once."""
+        aside = [(entity, gone.vectors) for entity, gone in sorted(self.vanished.items())]
+        return sorted(self.vectors.items()) + aside
+
     @property
     def fingerprint(self) -> str:
-        """A SHA-256 over everything."""
+        """A SHA-256 over everything that training looks at."""
         digest = hashlib.sha256()
-        for entity, vectors in sorted(self.vectors.items()):
+        for entity, vectors in self.known():
             digest.update(f"{entity}\0{vectors.vectors.shape}\0".encode())
             digest.update(pa.record_batch([vectors.keys], names=["key"]).serialize())
             digest.update(np.ascontiguousarray(vectors.vectors, dtype=np.float32).data)
@@ -95,14 +103,15 @@ def align(graph: TripleGraph, dim: int, parent: Parent | None) -> Reference:
     """Look up every entity of the graph in the parent, by key; ConfigError if they do not fit."""
     vectors = torch.zeros(graph.entities, dim)
     known = torch.zeros(graph.entities, dtype=torch.bool)
-    for entity, former in (parent.vectors if parent else {}).items():
+    for entity, former in parent.known() if parent else ():
         if entity not in graph.keys or not len(former.keys):
             continue
         _check_fit(entity, former, graph.keys[entity].type, dim)
         found, rows = _places(graph.keys[entity], former)
         values = torch.from_numpy(np.array(former.vectors, dtype=np.float32)).index_select(0, rows)
-        vectors[graph.span(entity)] = torch.where(found.unsqueeze(1), values, 0.0)
-        known[graph.span(entity)] = found
+        here = graph.span(entity)
+        vectors[here] = torch.where(found.unsqueeze(1), values, vectors[here])
+        known[here] |= found
     return Reference(vectors, known)
 
 
