@@ -66,4 +66,9 @@ def test_the_same_seed_draws_the_same_and_leaves_the_global_state() -> None:
 
 def test_accidental_hits() -> None:
     hits = accidental_hits(torch.tensor([4, 7]), torch.tensor([7, 4, 7, 9]))
+    assert hits is not None
     assert hits.tolist() == [[False, True, False, False], [True, False, True, False]]
+
+
+def test_no_accidental_hits_are_none() -> None:
+    assert accidental_hits(torch.tensor([4, 7]), torch.tensor([5, 6])) is None
