@@ -25,6 +25,9 @@ Derived = tuple[Tensor, Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor | None], Derived]
 #: Far below any score and still finite: a row of nothing but hits must not become NaN.
 _NEVER = -1e30
+#: Its exponential is nothing beside 1, and still a normal number: where one in ten arguments is so
+#: low that the result is not, MKL's exp takes 13 to 75 times as long.
+_LEAST = -80.0
 
 
 def softmax_loss(
@@ -37,7 +40,7 @@ def softmax_loss(
     """
     logits = _masked(negative.sub_(log_expected), hit)
     most = torch.maximum(logits.amax(1), positive)
-    share = logits.sub_(most.unsqueeze(1)).exp_()
+    share = logits.sub_(most.unsqueeze(1)).clamp_(min=_LEAST).exp_()
     own = torch.exp(positive - most)
     total = share.sum(1).add_(own)
     loss = total.log().add_(most).sub_(positive)

@@ -29,10 +29,10 @@ class Workers:
 
     def __init__(self, threads: int, device: torch.device, step: Step) -> None:
         self._step = step
-        self._former = torch.get_num_threads()
+        self._former = torch.get_num_threads(), _flushes()
         self._alone = threads == 1 or device.type != "cpu"
         self._quiet = device.type == "cpu"
-        self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = ThreadPoolExecutor(threads, initializer=_set_up, initargs=(1, True))
         #: Steps to hand over at once.
         self.block = 1 if self._alone else _BLOCK * threads
 
@@ -46,7 +46,7 @@ class Workers:
 
     def __enter__(self) -> Workers:
         if self._quiet:
-            torch.set_num_threads(1)
+            _set_up(1, True)
         return self
 
     def __exit__(
@@ -56,4 +56,19 @@ class Workers:
         trace: TracebackType | None,
     ) -> None:
         self._pool.shutdown()
-        torch.set_num_threads(self._former)
+        _set_up(*self._former)
+
+
+def _set_up(threads: int, flush: bool) -> None:
+    """Set the threads of torch's operations, and whether numbers below 1e-38 are taken for zero.
+
+    The softmax shares of far negatives are such numbers: a product in which one in a hundred is
+    one takes 2.7 times as long, with one in ten 250 times.
+    """
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(flush)
+
+
+def _flushes() -> bool:
+    """Whether this thread takes numbers below 1e-38 for zero."""
+    return float(torch.full((), 1e-40).mul_(2.0)) == 0.0
