@@ -34,7 +34,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from provender.plugin.errors import TrainingError
+from provender.plugin.errors import ConfigError, TrainingError
 from provender.plugin.files import whole_file, write_whole
 from provender.producers.bucket_order import Visit, renamed, visits
 from provender.producers.buckets import EdgeBuckets, bucket_edges
@@ -86,10 +86,22 @@ def train_on_disk(
         deal = Partitioning.of(edges.counts, config.partitions, whole_below)
         buckets = bucket_edges(folder / "edges", edges, deal)
         check_trainable(names, buckets.edges, config)
+        _check_negatives(config)
         files = PartitionFiles(folder / "partitions", deal, config.dim)
         trained = DiskRun(buckets, config, files, mark, pick_device(device))
         finished.write(files, *trained.train(folder / "checkpoints", on_progress))
     return finished.read()
+
+
+def _check_negatives(config: TransRAConfig) -> None:
+    """Raise ConfigError for negatives that take links which are not in memory."""
+    if config.filter_negatives or config.hard_negatives:
+        raise ConfigError(
+            "filter_negatives" if config.filter_negatives else "hard_negatives",
+            found="a training from disk",
+            expected="one in memory: only there are all links at hand",
+            remedy="Leave it out, or set `partitions: 1`.",
+        )
 
 
 class DiskRun:

@@ -114,6 +114,7 @@ class LinkSets:
             as_of=datetime(1970, 1, 1, tzinfo=UTC),
             degree_cap=config.degree_cap,
             chosen=config.relations,
+            aside=config.aside,
         )
 
     def unseen(self, links: Links) -> dict[str, int]:

@@ -234,6 +234,13 @@ class Run:
 def _crew(run: Run, state: TrainingState) -> Workers | Leader:
     """Who trains: all ranks where this process leads several, else threads of its own."""
     if here := ranks.current():
+        if run.source.graph.aside is not None:
+            raise ConfigError(
+                "hard_negatives",
+                found=f"a training over {here.count} processes",
+                expected="one process: only one has the links that they are made of",
+                remedy="Leave hard_negatives out, or train in one process.",
+            )
         return Leader(here, run, state)
     return Workers(run.config.cpu_threads, run.source.device, partial(run.step, state))
 
