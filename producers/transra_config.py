@@ -7,7 +7,14 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from provender.plugin.errors import ConfigError
 
@@ -27,6 +34,31 @@ class EarlyStopping(BaseModel):
     patience: int = Field(
         2, ge=1, description="Stop after so many judgements in a row that are no better."
     )
+
+
+class HardNegatives(BaseModel):
+    """Further negatives for the tails of one relation: `from` or `shared` (hard_negatives.py)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_by_name=True)
+
+    shown: str | None = Field(
+        None,
+        alias="from",
+        description="Tails that the head has under this relation, such as impressions, and not "
+        "under the one that is learned.",
+    )
+    shared: str | None = Field(
+        None,
+        description="Tails that share the true tail's neighbour under this relation, such as pins "
+        "of one advertiser, and are not the head's under the one that is learned.",
+    )
+    count: int = Field(4, ge=1, description="So many a triple, or as many as there are.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> HardNegatives:
+        if (self.shown is None) == (self.shared is None):
+            raise ValueError("one of `from` and `shared`")
+        return self
 
 
 class TransRAConfig(BaseModel):
@@ -114,6 +146,18 @@ class TransRAConfig(BaseModel):
         0.25, gt=0, le=1, description="... mixed with so much of the uniform distribution."
     )
 
+    filter_negatives: bool = Field(
+        False,
+        description="Negatives that the graph knows to be true for a triple do not count. Worth it "
+        "where a head has a good part of all tails; it costs time by the entities' degrees.",
+    )
+    hard_negatives: dict[str, HardNegatives] = Field(
+        default_factory=dict,
+        description="By relation, negatives of each triple's own beside the shared ones: `from` "
+        "another relation of its head, or `shared` with its tail. A relation that is named here "
+        "and not in `relations` is read and not learned from.",
+    )
+
     # What keeps it from learning the sample by heart.
     shrinkage: float = Field(
         1.5,
@@ -193,6 +237,13 @@ class TransRAConfig(BaseModel):
     def relation_weight(self, relation: str) -> float:
         """The weight of a relation in the loss; 0 where it is not learned from."""
         return 1.0 if self.relations is None else self.relations.get(relation, 0.0)
+
+    @property
+    def aside(self) -> set[str]:
+        """The relations that hard negatives are made of."""
+        declared = self.hard_negatives.items()
+        sources = {one.shown or one.shared or "" for _, one in declared}
+        return {relation for relation, _ in declared} | sources
 
     @property
     def hash(self) -> str:
