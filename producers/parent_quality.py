@@ -82,7 +82,6 @@ def graph_of(job: Job, events: EventSet) -> TripleGraph:
         degree_cap=job.config.degree_cap,
         chosen=job.config.relations,
         aside=job.config.aside,
-        aside=job.config.aside,
     )
 
 
