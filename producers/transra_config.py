@@ -203,8 +203,8 @@ class TransRAConfig(BaseModel):
     seed: int = Field(0, ge=0, description="Of every draw.")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="Of the matrix products; tables and sums stay float32. bfloat16 is faster where "
-        "the machine multiplies it in hardware.",
+        description="Of the matrix products; tables and sums stay float32. bfloat16 is faster "
+        "where the machine multiplies it in hardware.",
     )
     checkpoint_minutes: float = Field(
         5.0, ge=0, description="A checkpoint each so many minutes, and one at the end."
