@@ -27,10 +27,20 @@ from provender.producers.events import read_window
 from provender.producers.graph import TripleGraph
 from provender.producers.job import Job, families_of_transra, versions_of
 from provender.producers.kg_command import kg
-from provender.producers.refresh import Refresh, read_graph, refresh, restore
+from provender.producers.refresh import (
+    LOG,
+    Refresh,
+    parent_of,
+    read_graph,
+    refresh,
+    restore,
+    run_id_of,
+)
 from provender.producers.simulator import simulate as simulate_world
 from provender.producers.simulator_config import SimulatorConfig
 from provender.producers.stages import stages, tell_bad_rows
+from provender.producers.training_curves import draw
+from provender.producers.training_log import read_metrics
 
 _FAMILY = click.option(
     "--family", help="Which family of views.  [default: the only one that TransRA produces]"
@@ -241,8 +251,19 @@ def evaluate(
         "metrics": report.metrics(),
     }
     write_whole(path, json.dumps(told, indent=2).encode())
+    picture = path.with_suffix(".png")
+    figure = "recall@100"
+    bars = {
+        one.relation: {
+            who: ranking.recall[100]
+            for who, ranking in (("model", one.model), ("popularity", one.popularity))
+        }
+        for one in report.relations
+    }
+    run = job.home.runs / run_id_of(job, start, parent_of(job, start))
+    draw(picture, read_metrics(run / LOG), bars, figure)
     console.print(_ranked(report, start, end))
-    log.print(f"written to {path}")
+    log.print(f"written to {path} and {picture.name}")
 
 
 evaluate.add_command(kg)
