@@ -15,6 +15,7 @@ import torch
 from provender.producers import ranks
 from provender.producers.chunks import ChunkSource, EpochPlan
 from provender.producers.graph import TripleGraph
+from provender.producers.memory import keep_freed_memory
 from provender.producers.optimizer_state import first_moments
 from provender.producers.parameters import Parameters
 from provender.producers.ranks import Ranks
@@ -50,6 +51,7 @@ def over_ranks(command: Callable[P, None]) -> Callable[P, None]:
 def follow(here: Ranks) -> None:
     """Do as rank 0 orders until it says stop; raises TrainingError where a rank is gone."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     training: ShardedTraining | None = None
     plan: EpochPlan | None = None
     while (order := here.awaited())["do"] != "stop":

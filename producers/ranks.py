@@ -73,7 +73,7 @@ def joined(timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
     if alone and sys.platform == "linux":  # one machine: its name need not resolve
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     with _gone_ranks_told():
-        store, rank, count = next(dist.rendezvous("env://", timeout=timeout))
+        store, rank, count = next(dist.rendezvous("env://", timeout=max(timeout, TIMEOUT)))
         dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=timeout)
     _here = Ranks(rank, count, dist.PrefixStore("provender", store))
     try:

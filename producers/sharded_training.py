@@ -54,6 +54,7 @@ class ShardedTraining:
     @classmethod
     def of(cls, here: Ranks, run: Run, state: TrainingState) -> ShardedTraining:
         """Train the rows of a shard."""
+        state.in_huge_pages()
         capacity = 2 * (run.config.chunk_size + run.config.negatives)
         shards = RowShards(state.parameters.entity, state.squares, capacity)
         return cls(here, run, state, shards)
@@ -111,7 +112,7 @@ class News(NamedTuple):
     @classmethod
     def shared(cls, own: News, parameters: Parameters) -> list[News]:
         """Exchange it with all ranks, in one message (3 + P,) each; what is missing is zero."""
-        shapes = {name: values.shape[1:] for name, values in parameters.relation.items()}
+        shapes = {name: values.shape[1:] for name, values in sorted(parameters.relation.items())}
         parts = [
             own.gradients[name].flatten() if name in own.gradients else torch.zeros(shape.numel())
             for name, shape in shapes.items()
@@ -209,8 +210,10 @@ def hand_out(here: Ranks, run: Run, state: TrainingState) -> ShardedTraining:
 
 
 def replicated(state: TrainingState) -> list[Tensor]:
-    """What all ranks have alike: the relations' parameters, moments and steps."""
-    return [*state.parameters.relation.values(), *state.moments.values(), state.steps]
+    """What all ranks have alike, in the same order: relations' parameters, moments and steps."""
+    names = sorted(state.moments)  # a checkpoint has an order of its own
+    values = [state.parameters.relation[name] for name in names]
+    return [*values, *(state.moments[name] for name in names), state.steps]
 
 
 def _sum(tensors: Iterable[Tensor]) -> Tensor:
