@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from provender.producers.evaluation import EvaluationReport, next_day, popularity, rank
 from provender.producers.graph import TripleGraph
-from provender.producers.transra import TransRAParameters
+from provender.producers.parameters import Parameters
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,12 @@ def _window(triples: list[tuple[int, int, int]]) -> pa.Table:
     return pa.table(dict(zip(("relation", "head", "tail"), map(list, columns), strict=True)))
 
 
-def _parameters(seed: int = 0) -> TransRAParameters:
+def _parameters(seed: int = 0) -> Parameters:
     generator = torch.Generator().manual_seed(seed)
-    return TransRAParameters(
-        torch.randn(6, 3, generator=generator),
-        torch.randn(2, 3, generator=generator),
-        torch.randn(2, 3, 3, generator=generator) * torch.tensor([0.0, 1.0]).view(2, 1, 1),
-    )
+    deviation = torch.randn(2, 3, 3, generator=generator)
+    deviation[0] = 0.0
+    relation = {"translation": torch.randn(2, 3, generator=generator), "deviation": deviation}
+    return Parameters("transra", torch.randn(6, 3, generator=generator), relation)
 
 
 def _naive(scores: list[list[float]], truth: dict[int, list[int]], k: int) -> list[float]:
@@ -106,12 +105,10 @@ def test_the_model_equals_a_naive_loop() -> None:
     report = next_day(
         parameters, graph, _window([(0, *pair) for pair in pairs]), hits=[2], recalls=[2]
     )
+    r = parameters.relation["translation"][0]
     scores = [
         [
-            -sum(
-                (float(parameters.entity[head][i] + parameters.translation[0][i] - t[i])) ** 2
-                for i in range(3)
-            )
+            -sum(float(parameters.entity[head][i] + r[i] - t[i]) ** 2 for i in range(3))
             for t in parameters.entity[2:]
         ]
         for head in range(2)
@@ -134,11 +131,28 @@ def test_projections_are_used_in_ranking() -> None:
         graph.weight,
     )
     report = next_day(parameters, saves, _window([(1, 0, 2)]), hits=[1], recalls=[1])
-    M = torch.eye(3) + parameters.deviation[1]
-    wanted = parameters.entity[0] @ M + parameters.translation[1]
+    M = torch.eye(3) + parameters.relation["deviation"][1]
+    wanted = parameters.entity[0] @ M + parameters.relation["translation"][1]
     distances = [float((wanted - t @ M).square().sum()) for t in parameters.entity[2:]]
     place = sorted(distances).index(distances[2]) + 1
     assert report["save"].model.mrr == pytest.approx(1 / place)
+
+
+def test_dot_products_rank_by_size_and_direction() -> None:
+    """Re <h * (1 + r), conj t>, by Python's own complex numbers."""
+    generator = torch.Generator().manual_seed(1)
+    entity = torch.randn(6, 4, generator=generator)
+    diagonal = torch.randn(2, 4, generator=generator)
+    parameters = Parameters("complex", entity, {"diagonal": diagonal})
+    report = next_day(parameters, _graph([(0, 1)]), _window([(0, 1, 2)]), hits=[1], recalls=[1])
+    rows = [[complex(a, b) for a, b in zip(x[:2], x[2:], strict=True)] for x in entity.tolist()]
+    r = [complex(a, b) for a, b in zip(diagonal[0, :2], diagonal[0, 2:], strict=True)]
+    scores = [
+        sum((a * (1 + b) * c.conjugate()).real for a, b, c in zip(rows[1], r, t, strict=True))
+        for t in rows[2:]
+    ]
+    place = sorted(scores, reverse=True).index(scores[2]) + 1
+    assert report["click"].model.mrr == pytest.approx(1 / place)
 
 
 def test_popularity_and_chance_by_hand() -> None:
@@ -170,7 +184,7 @@ def test_an_empty_window_gives_an_empty_report() -> None:
 
 def test_heads_are_sampled_with_all_their_tails() -> None:
     graph = _graph([(0, 0)], users=50, pins=4)
-    parameters = TransRAParameters(torch.randn(54, 3), torch.zeros(2, 3), torch.zeros(2, 3, 3))
+    parameters = Parameters("transe", torch.randn(54, 3), {"translation": torch.zeros(2, 3)})
     window = _window([(0, head, tail) for head in range(50) for tail in (1, 3)])
     reports = [next_day(parameters, graph, window, max_heads=7, seed=1) for _ in range(2)]
     assert (reports[0]["click"].heads, reports[0]["click"].pairs) == (7, 14)

@@ -22,7 +22,10 @@ from provender.producers.scores import SCORES, Relation, brain_float, single
 
 DIM, MARGIN, TEMPERATURE, SCALE = 6, 1.0, 0.7, 0.8
 LOSSES = ("softmax", "self_adversarial", "margin")
-HEAD, TAIL = torch.tensor([0, 1, 0, 8, 2]), torch.tensor([3, 4, 4, 3, 0])
+HEAD, TAIL = torch.tensor([0, 1, 0, 8, 2]), torch.tensor([3, 4, 4, 3, 2])
+#: Hard tails of each triple, and which of them are missing; entity 6 is nowhere else.
+HARD = torch.tensor([[6, 5], [3, 3], [4, 0], [3, 3], [2, 7]])
+MISSING = torch.tensor([[False, False], [False, True], [True, False], [True, True], [False, False]])
 NEGATIVE_HEAD, NEGATIVE_TAIL = torch.tensor([0, 2, 7]), torch.tensor([4, 5, 5])
 
 
@@ -31,11 +34,10 @@ def _randn(*shape: int, seed: int = 0) -> Tensor:
     return 0.6 * torch.randn(*shape, dtype=torch.float64, generator=generator)
 
 
-def _chunk(hits: bool = True) -> Chunk:
-    """Five triples with twins among heads, tails and negatives; entity 0 is at both ends."""
-    rows, place = torch.unique(
-        torch.cat([HEAD, NEGATIVE_HEAD, TAIL, NEGATIVE_TAIL]), return_inverse=True
-    )
+def _chunk(hits: bool = True, hard: bool = False) -> Chunk:
+    """Five triples with twins among heads, tails and negatives; the last is a loop."""
+    ends = [HEAD, NEGATIVE_HEAD, TAIL, NEGATIVE_TAIL, *([HARD.flatten()] if hard else [])]
+    rows, place = torch.unique(torch.cat(ends), return_inverse=True)
     return Chunk(
         relation=0,
         rows=rows,
@@ -45,6 +47,7 @@ def _chunk(hits: bool = True) -> Chunk:
         log_expected_tail=torch.tensor([0.3, 0.9, 0.9], dtype=torch.float64).log(),
         hit_head=accidental_hits(HEAD, NEGATIVE_HEAD) if hits else None,
         hit_tail=accidental_hits(TAIL, NEGATIVE_TAIL) if hits else None,
+        hit_hard=MISSING if hard else None,
     )
 
 
@@ -95,27 +98,45 @@ def _slow_losses(
         return SCALE * _score(model, rows[at[head]], rows[at[tail]], relation)
 
     losses = []
-    for h, t in zip(HEAD.tolist(), TAIL.tolist(), strict=True):
-        own = scaled(h, t)
-        sides = (
-            ([scaled(h, n) for n in NEGATIVE_TAIL.tolist()], t != NEGATIVE_TAIL),
-            ([scaled(n, t) for n in NEGATIVE_HEAD.tolist()], h != NEGATIVE_HEAD),
-        )
-        expected = (chunk.log_expected_tail, chunk.log_expected_head)
-        losses.append(
-            sum(
-                0.5 * _loss(loss, own, torch.stack(others)[counts], log_expected[counts])
-                for (others, other), log_expected in zip(sides, expected, strict=True)
-                for counts in [other if hits else torch.ones_like(other)]
-            )
-        )
-    return torch.stack([torch.as_tensor(each) for each in losses])
+    for row, (h, t) in enumerate(zip(HEAD.tolist(), TAIL.tolist(), strict=True)):
+        own, once = scaled(h, t), torch.zeros((), dtype=torch.float64)
+        by_tail = [
+            (scaled(h, n), q)
+            for n, q in zip(NEGATIVE_TAIL.tolist(), chunk.log_expected_tail, strict=True)
+            if n != t or not hits
+        ]
+        if chunk.hit_hard is not None:
+            columns = zip(HARD[row].tolist(), MISSING[row].tolist(), strict=True)
+            by_tail += [(scaled(h, n), once) for n, missing in columns if not missing]
+        by_head = [
+            (scaled(n, t), q)
+            for n, q in zip(NEGATIVE_HEAD.tolist(), chunk.log_expected_head, strict=True)
+            if n != h or not hits
+        ]
+        if chunk.loops and h != t:
+            by_tail.append((scaled(h, h), once))
+            by_head.append((scaled(t, t), once))
+        sides = [
+            _loss(loss, own, *(torch.stack(each) for each in zip(*side, strict=True)))
+            for side in (by_tail, by_head)
+        ]
+        losses.append(0.5 * (sides[0] + sides[1]))
+    return torch.stack(losses)
 
 
 def _compare(
-    model: str, loss: str, hits: bool, dtype: torch.dtype, tolerance: float, anchor: bool = False
+    model: str,
+    loss: str,
+    dtype: torch.dtype,
+    tolerance: float,
+    *,
+    hits: bool = True,
+    hard: bool = False,
+    loops: bool = False,
+    anchor: bool = False,
 ) -> None:
-    chunk, rows, relation = _chunk(hits), _randn(8, DIM), _relation(model, anchor)
+    chunk, relation = replace(_chunk(hits, hard), loops=loops), _relation(model, anchor)
+    rows = _randn(len(chunk.rows), DIM)
     leaves = {name: values.clone().requires_grad_() for name, values in relation.items()}
     leaf = rows.clone().requires_grad_()
     slow = _slow_losses(model, loss, leaf, leaves, chunk, hits)
@@ -142,18 +163,44 @@ def _compare(
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("model", SCORES)
 def test_the_closed_form_equals_autograd(model: str, loss: str, hits: bool) -> None:
-    _compare(model, loss, hits, torch.float64, 1e-9)
+    _compare(model, loss, torch.float64, 1e-9, hits=hits)
+
+
+@pytest.mark.parametrize("hits", [True, False])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("model", SCORES)
+def test_hard_negatives_of_each_triple_too(model: str, loss: str, hits: bool) -> None:
+    _compare(model, loss, torch.float64, 1e-9, hits=hits, hard=True)
+
+
+@pytest.mark.parametrize("hard", [True, False])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("model", SCORES)
+def test_loops_as_negatives_of_both_sides(model: str, loss: str, hard: bool) -> None:
+    _compare(model, loss, torch.float64, 1e-9, hits=not hard, hard=hard, loops=True)
+
+
+def test_hard_negatives_that_are_all_missing_change_nothing() -> None:
+    rows, relation, objective = _randn(9, DIM), _relation("transr"), _objective("transr", "softmax")
+    chunk = _chunk(hard=True)
+    missing = replace(chunk, hit_hard=torch.ones_like(MISSING))
+    without = replace(chunk, hit_hard=None, place=chunk.place[: -HARD.numel()])
+    found = chunk_gradients(rows, relation, missing, objective)
+    plain = chunk_gradients(rows, relation, without, objective)
+    torch.testing.assert_close(found[0], plain[0])
+    torch.testing.assert_close(found[1], plain[1])
+    torch.testing.assert_close(found[2]["deviation"], plain[2]["deviation"])
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("model", SCORES)
 def test_single_precision_is_near(model: str, loss: str) -> None:
-    _compare(model, loss, True, torch.float32, 2e-4)
+    _compare(model, loss, torch.float32, 2e-4, hard=True)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_anchor_relation_has_a_translation_only(loss: str) -> None:
-    _compare("transra", loss, True, torch.float64, 1e-9, anchor=True)
+    _compare("transra", loss, torch.float64, 1e-9, anchor=True)
 
 
 def test_the_softmax_by_a_naive_loop_over_numbers() -> None:

@@ -16,6 +16,8 @@ from provender.plugin.errors import CheckpointError, ConfigError
 from provender.producers.graph import TripleGraph
 from provender.producers.optimizer_state import OptimizerState
 from provender.producers.parameters import Parameters
+from provender.producers.training_state import TrainingState
+from provender.producers.transra_config import TransRAConfig
 from provender.producers.vectors import Vectors
 from provender.producers.warm_start import (
     Parent,
@@ -149,3 +151,32 @@ def test_the_fingerprint_sees_every_change() -> None:
     changed += [parent(square=1.0), parent(square=2.0)]
     assert parent().fingerprint == parent().fingerprint
     assert len({parent().fingerprint, *(one.fingerprint for one in changed)}) == 7
+
+
+def test_a_parent_gives_back_the_parameters_of_its_own_graph_only() -> None:
+    graph = _graph([1, 2], ["a"], [])
+    parameters = Parameters("complex", torch.randn(3, 4), {"diagonal": torch.randn(2, 4)})
+    parent = Parent.of(parameters, graph)
+    again = parent.parameters(graph, "complex")
+    assert torch.equal(again.entity, parameters.entity)
+    assert torch.equal(again.relation["diagonal"], parameters.relation["diagonal"])
+    with pytest.raises(CheckpointError, match="'user' from the parent: found other keys"):
+        parent.parameters(_graph([1, 3], ["a"], []), "complex")
+
+
+def test_the_anchors_deviation_starts_at_zero_whatever_the_parent_learned() -> None:
+    graph = _graph([1], ["a"], [])
+    known = {"translation": torch.ones(2), "deviation": torch.eye(2)}
+    parent = Parent({}, {"click": known, "save": known})
+    config = TransRAConfig(dim=2, anchor_relation="click")
+    state = TrainingState.start(graph, config, torch.device("cpu"), parent)
+    deviation = state.parameters.relation["deviation"]
+    assert not deviation[0].any()
+    assert deviation[1].tolist() == [[1, 0], [0, 1]]
+
+
+def test_what_another_model_learned_of_relations_is_passed_over() -> None:
+    parent = Parent({}, {"save": {"translation": torch.ones(2), "deviation": torch.eye(2)}})
+    graph = _graph([1], ["a"], [])
+    assert first_relations(graph, "transe", 2, parent)["translation"][1].tolist() == [1, 1]
+    assert not first_relations(graph, "distmult", 2, parent)["diagonal"].any()
