@@ -26,6 +26,7 @@ COMMANDS = {
     "produce": Command("provender.producers.commands:produce", "Train and write snapshots."),
     "graph": Command("provender.producers.commands:graph", "Show what the events become."),
     "refresh": Command("provender.producers.refresh_command:refresh", "Renew a family, gated."),
+    "cold": Command("provender.producers.cold_command:cold", "Place what came since a refresh."),
     "evaluate": Command("provender.producers.commands:evaluate", "Predict the days that followed."),
     "rank": Command("provender.consumers.commands:rank", "Train rankers without and with vectors."),
     "request": Command("provender.consumers.commands:request", "Answer one ranking request."),

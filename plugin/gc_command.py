@@ -48,7 +48,7 @@ def gc(
         sizes = _sizes(store, decided)
     else:
         # No producer at work: what it is about to publish, or to start from, is in nobody's plan.
-        with place.locked("gc"), place.locked("runs"):
+        with place.locked("gc"), place.locked("cold"), place.locked("runs"):
             found = survey(store, place, checkpoints)
             decided = plan(found)
             sizes = _sizes(store, decided)

@@ -67,6 +67,18 @@ class Snapshot:
         keys = table[self.manifest.join_key].combine_chunks()
         return keys, flat.astype(np.float32, copy=False).reshape(-1, self.manifest.dim)
 
+    def keys(self) -> pa.Array:
+        """Return the keys alone, in ascending order, without reading a vector."""
+        name = self.manifest.join_key
+        try:
+            parts = [pq.read_table(self.path / p.name, columns=[name]) for p in self.manifest.files]
+        except (OSError, pa.ArrowInvalid) as error:
+            raise self._damaged(str(error)) from None
+        keys = pa.concat_tables(parts)[name].combine_chunks()
+        if len(keys) != self.manifest.rows:
+            raise self._damaged(f"{len(keys)} keys")
+        return keys
+
     def verify(self) -> None:
         """Compare every file with the manifest's checksum; raises SnapshotError at the first."""
         for part in self.manifest.files:
