@@ -120,6 +120,8 @@ def power_weights(
 
 def _distinct(heads, relations, triples, exponent, generator, tails_of) -> Ints:
     """So many distinct triples (E, 3), shuffled; relations differ threefold in their number."""
+    if triples > heads * heads * relations // 4:
+        raise ValueError(f"{2 * heads} entities have too few pairs for {triples} distinct triples")
     by_head = power_weights(heads, exponent, generator)
     by_relation = np.linspace(1.0, 3.0, relations)
     found = np.zeros((0, 3), dtype=np.int64)
