@@ -39,11 +39,13 @@ def settings_of(
     """
     families = _entries(section, (FAMILIES,), "settings by family, such as {interest: {epochs: 8}}")
     _check_declared(families, (FAMILIES,), "family", declared)
+    own: Settings = {}
+    path: tuple[str, ...] = ()
     if family in families:
         own, path, numbers = families[family], (FAMILIES, family), set(declared[family])
     else:
         others = (declared[each] for each in declared if each not in families)
-        own, path, numbers = {}, (), {number for each in others for number in each}
+        numbers = {number for each in others for number in each}
     whose = own if path else section
     versions = _entries(whose, (*path, VERSIONS), "settings by version, such as {2: {epochs: 8}}")
     _check_declared(versions, (*path, VERSIONS), "version", numbers)
@@ -54,7 +56,7 @@ def settings_of(
 
 def _entries(settings: Settings, path: tuple[str, ...], expected: str) -> Mapping[Any, Settings]:
     """The mapping of mappings that stands at the end of a path."""
-    found = settings.get(path[-1], {})
+    found: Mapping[Any, Settings] = settings.get(path[-1], {})
     whole = isinstance(found, Mapping)
     if not whole or not all(isinstance(each, Mapping) for each in found.values()):
         raise ConfigError(
