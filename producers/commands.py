@@ -24,6 +24,7 @@ from provender.producers.evaluation import EvaluationReport, next_day
 from provender.producers.event_mapping import EventMapping
 from provender.producers.event_set import EventSet
 from provender.producers.events import read_window
+from provender.producers.followers import over_ranks
 from provender.producers.graph import TripleGraph
 from provender.producers.job import Job, families_of_transra, versions_of
 from provender.producers.kg_command import kg
@@ -119,6 +120,7 @@ def simulate(
     help="Of the families' views; may be given several times.  [default: every declared version]",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@over_ranks
 def produce(
     home: Path,
     world_path: Path | None,

@@ -13,6 +13,7 @@ import click
 from provender.plugin.console import log, print_table
 from provender.plugin.options import FOLDER
 from provender.producers.devices import pick_device
+from provender.producers.followers import over_ranks
 from provender.producers.kg_data import LinkSets, read_link_sets
 from provender.producers.kg_defaults import PATIENCE, VALIDATE_EVERY
 from provender.producers.kg_evaluation import KS, configure, evaluate_links
@@ -82,6 +83,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="... and stop after so many judgements that are no better.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@over_ranks
 def kg(
     train_path: Path,
     valid_path: Path | None,

@@ -18,6 +18,7 @@ from provender.plugin.repo import views_in_repo
 from provender.plugin.snapshot import find_snapshot
 from provender.plugin.world import World
 from provender.producers.drift_gate import DriftGate
+from provender.producers.followers import over_ranks
 from provender.producers.job import Job, versions_of
 from provender.producers.online_refresh import Loaded, OnlineRefresh
 from provender.producers.refresh import Refresh
@@ -44,6 +45,7 @@ from provender.producers.stages import stages, tell_bad_rows
 @click.option("--dry-run", is_flag=True, help="Compute and measure, and publish nothing.")
 @click.option("--force", is_flag=True, help="Publish in spite of the gate; needs --reason.")
 @click.option("--reason", help="Why it is forced; the manifests keep it.")
+@over_ranks
 def refresh(
     family: str,
     home: Path,

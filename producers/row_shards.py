@@ -58,7 +58,7 @@ class RowShards:
         here = torch.cat([message[1 : 1 + n] for message, n in zip(asked, gives, strict=True)])
         place = torch.empty_like(order)
         place[order] = torch.arange(len(order))
-        return Exchange(place, here, takes, gives)
+        return Exchange(place, here.long(), takes, gives)
 
     def gather(self, exchange: Exchange) -> Tensor:
         """The rows (U, d), that of rows[i] at `exchange.place[i]`."""
