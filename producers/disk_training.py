@@ -13,7 +13,7 @@ In memory are, for N entities of d dims, E edges, P partitions of which c are he
 
     (min(P, c + 1)) / P * N * 4 (d + 1)    the table, one partition of it being read ahead
     + the edges of a visit * 60            about (2 c - 1) E / P^2 of them
-    + 50 / P * N                           samplers, while they are made
+    + (c + 1) / P * N * 50                 samplers, while they are made
 
 bytes, whatever N is; on disk 4 N (d + 1) and 16 E, and 4 N d more for the finished table. An epoch
 reads and writes the table about P / (2 (c - 1)) times.
@@ -22,6 +22,8 @@ reads and writes the table about P / (2 (c - 1)) times.
 from __future__ import annotations
 
 import hashlib
+import mmap
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -58,6 +60,8 @@ from provender.producers.workers import Workers
 _DRAWN = 2**14
 #: Entity types of fewer entities are not dealt out.
 WHOLE_BELOW = 10_000
+#: Linux's MAP_NORESERVE, which Python 3.11 does not name: a mapping may be larger than all memory.
+_NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
 _RELATION, _MOMENTS = "relation/", "moments/"
 
 
@@ -347,8 +351,10 @@ class FinishedTable:
 
     def read(self) -> Parameters:
         """The parameters; the table is mapped, and changes of it stay in memory."""
-        shape = (self.entities, self.config.dim)
-        table = torch.from_numpy(np.memmap(self._table, "<f4", "c", shape=shape))
+        with self._table.open("rb") as file:
+            private = mmap.MAP_PRIVATE | _NO_RESERVE
+            mapped = mmap.mmap(file.fileno(), 0, private, mmap.PROT_READ | mmap.PROT_WRITE)
+        table = torch.frombuffer(mapped, dtype=torch.float32).view(self.entities, self.config.dim)
         return Parameters(self.config.model, table, load_file(self._relations))
 
     def write(

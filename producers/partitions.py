@@ -146,16 +146,7 @@ class PartitionFiles:
 
         Raises CheckpointError where it is not there as it was written.
         """
-        path = self.path(partition)
-        found = path.stat().st_size if path.is_file() else None
-        if found != self._bytes(partition):
-            raise CheckpointError(
-                str(path),
-                found="no such file" if found is None else f"{found} bytes",
-                expected=f"{self._bytes(partition)} bytes, as the checkpoint says",
-                remedy="Delete the folder to train from the beginning.",
-            )
-        with FileIO(path) as file:
+        with FileIO(self._found(partition)) as file:
             for part in parts:
                 _read(file, part)
 
@@ -165,7 +156,7 @@ class PartitionFiles:
         mapped = []
         for partition in range(deal.partitions):
             before = sum(deal.rows(each, partition) for each in dealt[: dealt.index(entity)])
-            rows = np.memmap(self.path(partition), "<f4", "r")[before * self.dim :]
+            rows = np.memmap(self._found(partition), "<f4", "r")[before * self.dim :]
             count = deal.rows(entity, partition)
             mapped.append(rows[: count * self.dim].reshape(count, self.dim))
         step = max(1, _BLOCK // deal.partitions)
@@ -197,6 +188,19 @@ class PartitionFiles:
 
     def _path(self, partition: int, version: int) -> Path:
         return self.folder / f"partition-{partition:05d}-{version:010d}.f32"
+
+    def _found(self, partition: int) -> Path:
+        """The newest version's path; CheckpointError where it is not there as it was written."""
+        path = self.path(partition)
+        found = path.stat().st_size if path.is_file() else None
+        if found != self._bytes(partition):
+            raise CheckpointError(
+                str(path),
+                found="no such file" if found is None else f"{found} bytes",
+                expected=f"{self._bytes(partition)} bytes, as the checkpoint says",
+                remedy="Delete the folder to train from the beginning.",
+            )
+        return path
 
     def _bytes(self, partition: int) -> int:
         return 4 * (self.dim + 1) * self.partitioning.size(partition)
