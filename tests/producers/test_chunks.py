@@ -27,7 +27,8 @@ def test_an_epoch_covers_every_edge_once_and_mixes_no_relations() -> None:
 def _ends(chunk: Chunk) -> tuple[torch.Tensor, ...]:
     """Heads, negative heads, tails, negative tails, as global ids."""
     count, shared = len(chunk.weight), len(chunk.log_expected_head)
-    return chunk.rows[chunk.place].split([count, shared, count, shared])
+    parts: tuple[torch.Tensor, ...] = chunk.rows[chunk.place].split([count, shared, count, shared])
+    return parts
 
 
 def test_a_chunk_holds_its_edges_and_negatives_of_the_right_types() -> None:

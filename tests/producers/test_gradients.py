@@ -206,12 +206,12 @@ def test_the_anchor_relation_has_a_translation_only(loss: str) -> None:
 def test_the_softmax_by_a_naive_loop_over_numbers() -> None:
     chunk, rows = _chunk(), _randn(8, DIM)
     relation = _relation("transr")
-    M = torch.eye(DIM, dtype=torch.float64) + relation["deviation"]
+    M, r = torch.eye(DIM, dtype=torch.float64) + relation["deviation"], relation["translation"]
     at = {entity: row for row, entity in enumerate(chunk.rows.tolist())}
 
     def f(head: int, tail: int) -> float:
-        difference = (rows[at[head]] - rows[at[tail]]) @ M + relation["translation"]
-        return -SCALE * sum(x * x for x in difference.tolist())
+        away: list[float] = ((rows[at[head]] - rows[at[tail]]) @ M + r).tolist()
+        return -SCALE * sum(x * x for x in away)
 
     by_hand = []
     for h, t in zip(HEAD.tolist(), TAIL.tolist(), strict=True):

@@ -60,6 +60,7 @@ def _build(
     half_life_days: float | None = None,
     degree_cap: int | None = None,
     chosen: list[str] | None = None,
+    aside: list[str] | None = None,
 ) -> TripleGraph:
     return build_graph(
         _table(rows),
@@ -69,6 +70,7 @@ def _build(
         half_life_days=half_life_days,
         degree_cap=degree_cap,
         chosen=chosen,
+        aside=aside or (),
     )
 
 
@@ -168,6 +170,17 @@ def test_weights_that_vanish_leave_no_edge() -> None:
     assert list(_edges(_build(rows, half_life_days=1.0))) == [(0, 0, 5)]
 
 
+def test_what_is_set_aside_is_read_whole_and_not_learned_from() -> None:
+    rows: list[Row] = [(0, 0, tail, 1, 1.0) for tail in range(4)] + [(1, 0, 1, None, 1.0)]
+    graph = _build(rows, degree_cap=2, chosen=["click"], aside=["to", "click"])
+    assert sorted(_edges(graph)) == sorted(_edges(_build(rows[:4], degree_cap=2)))
+    assert graph.aside is not None
+    assert sorted(_edges(graph.aside)) == sorted(_edges(_build(rows)))  # Without a cap.
+    assert _build(rows).aside is None
+    with pytest.raises(ConfigError, match="'tap'; expected one of click, to, never"):
+        _build(rows, aside=["tap"])
+
+
 def test_the_fingerprint_sees_every_change() -> None:
     rows: list[Row] = [(0, 0, 0, 1, 1.0), (0, 1, 2, 2, 1.0)]
     same = _build(rows).fingerprint
@@ -176,6 +189,7 @@ def test_the_fingerprint_sees_every_change() -> None:
         _build([*rows, (0, 2, 2, 1, 1.0)]).fingerprint,
         _build([rows[0], (0, 1, 2, 2, 2.0)]).fingerprint,
         _build(rows, half_life_days=3.0).fingerprint,
+        _build(rows, aside=["click"]).fingerprint,
         build_graph(
             _table(rows), RELATIONS, {**KEYS, "user": pa.array([10, 20, 31])}, as_of=AS_OF
         ).fingerprint,
@@ -183,7 +197,7 @@ def test_the_fingerprint_sees_every_change() -> None:
             _table(rows), (Relation("tap", "user", "pin"), *RELATIONS[1:]), KEYS, as_of=AS_OF
         ).fingerprint,
     ]
-    assert len({same, *changed}) == 6
+    assert len({same, *changed}) == 7
 
 
 @settings(deadline=None, max_examples=30)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.distributed import HashStore
 
 from provender.plugin.errors import ConfigError
+from provender.producers import ranks
 from provender.producers.chunks import ChunkSource, EpochPlan, generator_of
+from provender.producers.disk_training import train_on_disk
+from provender.producers.edge_streams import GraphEdges
 from provender.producers.evaluation import next_day
 from provender.producers.graph import TripleGraph
 from provender.producers.hard_negatives import HardSource, hard_sources
+from provender.producers.ranks import Ranks
 from provender.producers.trainer import train
 from provender.producers.transra_config import TransRAConfig
 from tests.producers.planted import GRAPH, SMALL, WINDOW, changed, equal
@@ -150,6 +156,18 @@ def test_relations_that_do_not_fit_are_refused() -> None:
     backwards = TransRAConfig.parse({"hard_negatives": {"sold_by": {"shared": "click"}}})
     with pytest.raises(ConfigError, match="'click' from user to pin; expected a relation of shop"):
         hard_sources(graph, backwards, CPU)
+
+
+def test_a_training_that_has_not_all_links_at_hand_refuses_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hard = _config(shared="promotes")
+    for config in (hard, changed(filter_negatives=True)):
+        with pytest.raises(ConfigError, match=r"_negatives: found a training from disk"):
+            train_on_disk(GraphEdges(GRAPH), config, tmp_path / config.hash)
+    monkeypatch.setattr(ranks, "current", lambda: Ranks(0, 2, HashStore()))
+    with pytest.raises(ConfigError, match="found a training over 2 processes"):
+        train(replace(GRAPH, aside=GRAPH), hard)
 
 
 HARD = {"click": {"shared": "promotes", "count": 3}}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provender.producers.chunks import ChunkSource, EpochPlan
+from provender.producers.evaluation import next_day
 from provender.producers.known_links import KnownLinks, linked
 from provender.producers.neighbours import LinkSet, Neighbours
-from tests.producers.planted import GRAPH, SMALL, changed
+from provender.producers.trainer import train
+from tests.producers.planted import GRAPH, SMALL, WINDOW, changed, equal
 
 Pairs = set[tuple[int, int]]
 PAIRS = st.sets(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=20)
@@ -65,6 +68,14 @@ def test_every_chunk_marks_what_the_graph_knows_of_its_relation() -> None:
         if accidental is not None:  # A triple's own tail is known, so it never counts.
             assert chunk.hit_tail is not None
             assert bool((chunk.hit_tail | ~accidental).all())
+
+
+@pytest.mark.parametrize("loss", ["softmax", "margin"])
+def test_training_with_the_filter_finds_the_planted_structure(loss: str) -> None:
+    config = changed(epochs=10, shrinkage=1.0, loss=loss)
+    filtered = train(GRAPH, config.model_copy(update={"filter_negatives": True}))
+    assert not equal(filtered, train(GRAPH, config))
+    assert next_day(filtered, GRAPH, WINDOW, recalls=[10])["click"].model.recall[10] > 0.8
 
 
 def test_relations_are_told_apart() -> None:

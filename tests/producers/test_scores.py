@@ -39,7 +39,7 @@ def _complex(row: Numbers) -> list[complex]:
 
 
 def _transe(h: Numbers, t: Numbers, relation: Relation) -> float:
-    r = relation["translation"].tolist()
+    r: Numbers = relation["translation"].tolist()
     return -sum((a + b - c) ** 2 for a, b, c in zip(h, r, t, strict=True))
 
 
@@ -60,7 +60,7 @@ def _rotate(h: Numbers, t: Numbers, relation: Relation) -> float:
 
 
 def _distmult(h: Numbers, t: Numbers, relation: Relation) -> float:
-    diagonal = relation["diagonal"].tolist()
+    diagonal: Numbers = relation["diagonal"].tolist()
     return sum(a * (1 + r) * b for a, r, b in zip(h, diagonal, t, strict=True))
 
 
@@ -117,19 +117,16 @@ def test_gradients_equal_autograd(model: str) -> None:
     rows = _randn(5, DIM).requires_grad_()
     leaves = {name: values.requires_grad_() for name, values in relation.items()}
     above = _randn(5, DIM, seed=2)
-    for forward, backward in (
-        (lambda: score.move(rows, leaves), lambda: score.move_back(above, rows, leaves)),
-        (
-            lambda: score.project(rows, leaves, single),
-            lambda: score.project_back(above.clone(), rows, leaves, single),
-        ),
-    ):
-        with torch.no_grad():
-            of_rows, of_relation = backward()
-        names = list(of_relation)
-        wanted = torch.autograd.grad(
-            forward(), [rows, *(leaves[name] for name in names)], above, allow_unused=True
+    with torch.no_grad():
+        backward = (
+            score.move_back(above, rows, leaves),
+            score.project_back(above.clone(), rows, leaves, single),
         )
+    forward = score.move(rows, leaves), score.project(rows, leaves, single)
+    for value, (of_rows, of_relation) in zip(forward, backward, strict=True):
+        names = list(of_relation)
+        inputs = [rows, *(leaves[name] for name in names)]
+        wanted = torch.autograd.grad(value, inputs, above)
         torch.testing.assert_close(of_rows, wanted[0])
         for name, gradient in zip(names, wanted[1:], strict=True):
             torch.testing.assert_close(of_relation[name], gradient)
