@@ -285,7 +285,9 @@ class DiskRun:
         relations = len(self.buckets.relations)
         relation = identity(self.config.model, relations, self.config.dim)
         nothing = torch.zeros(0, dtype=torch.int64)
-        shape = TripleGraph(tuple(self.buckets.relations), {}, *[nothing] * 3, nothing.float())
+        shape = TripleGraph(
+            tuple(self.buckets.relations), {}, nothing, nothing, nothing, nothing.float()
+        )
         if (anchor := anchor_of(shape, self.config)) is not None:
             relation["deviation"][anchor] = 0.0
         moments = {
