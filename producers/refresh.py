@@ -32,11 +32,14 @@ from provender.producers.parent_quality import graph_of, judge_parent, load_run
 from provender.producers.publish import Finding, Gate, check_entities, publish, published
 from provender.producers.rehearsal import Rehearsal, rehearse
 from provender.producers.trainer import train
+from provender.producers.training_log import TrainingLog
 from provender.producers.training_state import optimizers_at_end
 from provender.producers.vanished import Vanished, carried, save_vanished
 from provender.producers.vectors import Vectors, save_vectors
 from provender.producers.warm_start import Parent, save_relations
 
+#: Of a run's folder: what its training told of itself.
+LOG = "log"
 #: (what is being done, steps done, steps in all, a note such as the loss)
 OnStage = Callable[[str, int, int, str], None]
 
@@ -132,14 +135,15 @@ def restore(job: Job, as_of: datetime, on_stage: OnStage) -> Trained:
     start, checkpoints = _load_parent(job, parent), folder / "checkpoints"
     rehearsal = _rehearsed(job, events, parent, folder / "rehearsal", on_stage)
     config = rehearsal.settle(job.config, refresh=parent is not None) if rehearsal else job.config
-    parameters = train(
-        graph,
-        config,
-        device=job.device,
-        checkpoint_dir=checkpoints,
-        parent=start,
-        on_progress=lambda at: on_stage("train", at.step, at.total, f"loss {at.loss:.3f}"),
-    )
+    with TrainingLog(folder / LOG) as note:
+        parameters = train(
+            graph,
+            config,
+            device=job.device,
+            checkpoint_dir=checkpoints,
+            parent=start,
+            on_progress=lambda at: on_stage("train", at.step, at.total, note(at)),
+        )
     optimizers = optimizers_at_end(checkpoints, graph, config, start)
     vanished = _vanished(job, parent, start, graph, as_of)
     return Trained(events, graph, parameters, optimizers, vanished, rehearsal)
