@@ -1,4 +1,4 @@
-"""What a model learns: a row for each entity, and for each relation what its score function takes."""
+"""What a model learns: a row for each entity, and what its score function takes of relations."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class _Unprojected:
         return gradient, {}
 
 
-class TransE(_Unprojected):
+class _TransE(_Unprojected):
     """-|h + r - t|^2."""
 
     similarity: Similarity = "distance"
@@ -97,7 +97,7 @@ class TransE(_Unprojected):
         return gradient, {"translation": gradient.sum(0)}
 
 
-class TransR(TransE):
+class _TransR(_TransE):
     """-|h M + r - t M|^2 with M = I + deviation; without a deviation it is TransE."""
 
     def shapes(self, dim: int) -> dict[str, tuple[int, ...]]:
@@ -117,7 +117,7 @@ class TransR(TransE):
         return product(gradient, relation["deviation"].T).add_(gradient), {"deviation": deviation}
 
 
-class DistMult(_Unprojected):
+class _DistMult(_Unprojected):
     """<h * (1 + r), t>."""
 
     similarity: Similarity = "dot"
@@ -135,7 +135,7 @@ class DistMult(_Unprojected):
         return torch.addcmul(gradient, gradient, relation["diagonal"]), {"diagonal": diagonal}
 
 
-class ComplEx(_Unprojected):
+class _ComplEx(_Unprojected):
     """Re <h * (1 + r), conj t>."""
 
     similarity: Similarity = "dot"
@@ -155,7 +155,7 @@ class ComplEx(_Unprojected):
         return _times(gradient, 1 + real, -imaginary), {"diagonal": diagonal}
 
 
-class RotatE(_Unprojected):
+class _RotatE(_Unprojected):
     """-|h * e^(i phase) - t|^2."""
 
     similarity: Similarity = "distance"
@@ -178,12 +178,12 @@ class RotatE(_Unprojected):
 
 #: By the name that a configuration uses.
 SCORES: dict[str, ScoreFunction] = {
-    "transra": TransR(),
-    "transr": TransR(),
-    "transe": TransE(),
-    "rotate": RotatE(),
-    "distmult": DistMult(),
-    "complex": ComplEx(),
+    "transra": _TransR(),
+    "transr": _TransR(),
+    "transe": _TransE(),
+    "rotate": _RotatE(),
+    "distmult": _DistMult(),
+    "complex": _ComplEx(),
 }
 
 

@@ -1,4 +1,4 @@
-"""Early stopping: judge the parameters every few epochs, keep the best, stop when none betters it."""
+"""Early stopping: judge every few epochs, keep the best, stop when nothing betters it."""
 
 from __future__ import annotations
 
