@@ -65,7 +65,8 @@ class ScoreFunction(Protocol):
 class Product(Protocol):
     """A matrix product at some precision: (n, m) and (m, k) to float32 (n, k)."""
 
-    def __call__(self, left: Tensor, right: Tensor) -> Tensor: ...
+    def __call__(self, left: Tensor, right: Tensor) -> Tensor:
+        """The product."""
 
 
 class _Unprojected:
