@@ -106,7 +106,7 @@ def one_run(trial: Trial) -> Check:
 
     A run's supplements are computed from it, and fit it as its own vectors do.
     """
-    told, runs = [], set()
+    told, runs = [], set[str | None]()
     for view in trial.views:
         if view.loaded is not None:
             runs.add(view.loaded.run_id)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -144,7 +145,7 @@ def _sides(
             if len(links) and len(standing):
                 chosen = standing[torch.randperm(len(standing), generator=draw)[:CANDIDATES]]
                 yield _Side(
-                    place=lambda x, mine=mine, relation=relation: mine(relation, x),
+                    place=partial(mine, relation),
                     own=position[own[links]],
                     target=theirs(relation, rows[other[links]]),
                     weight=weight[links],
