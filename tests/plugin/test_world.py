@@ -40,7 +40,7 @@ def test_a_world_is_read_with_its_dates_and_its_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("dates:", "sloth: 1\ndates:"), ["sloth", "unknown key", "one of counters"]),
+        (("dates:", "sloth: 1\ndates:"), ["sloth", "unknown key", "one of content, counters"]),
         (("{path: clicks.csv}", "{path: a, pth: b}"), ["tables.clicks.pth", "unknown key"]),
         (("{path: clicks.csv}", "{path: a, sql: b}"), ["tables.clicks", "exactly one of path"]),
         (("{path: clicks.csv}", "{url: a}"), ["tables.clicks", "url and query together"]),
