@@ -80,11 +80,22 @@ class ChunkSource:
             for entity, count in graph.counts.items()
             if count
         }
-        weight = loss_weights(graph, config).to(device)
-        edges = [in_huge_pages(each.to(device)) for each in (graph.head, graph.tail, weight)]
-        known = KnownLinks.of(graph, *edges[:2]) if config.filter_negatives else None
-        hard = hard_sources(graph, config, device)
-        return cls(graph, device, config.negatives, config.seed, *edges, samplers, known, hard)
+        weight = loss_weights(graph, config)
+        head, tail, weight = (
+            in_huge_pages(each.to(device)) for each in (graph.head, graph.tail, weight)
+        )
+        return cls(
+            graph=graph,
+            device=device,
+            negatives=config.negatives,
+            seed=config.seed,
+            head=head,
+            tail=tail,
+            weight=weight,
+            samplers=samplers,
+            known=KnownLinks.of(graph, head, tail) if config.filter_negatives else None,
+            hard=hard_sources(graph, config, device),
+        )
 
     def draw(self, plan: EpochPlan, index: int) -> Chunk:
         """Draw the negatives of a plan's chunk, and gather what it needs.

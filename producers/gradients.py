@@ -190,7 +190,8 @@ def _scores(queries: Tensor, candidates: Tensor, objective: Objective) -> Tensor
 
 def _squares(rows: Tensor) -> Tensor:
     """The squared lengths of rows (n, d)."""
-    return torch.linalg.vector_norm(rows, dim=1).square_()
+    length: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return length.square_()
 
 
 def _pair_back(

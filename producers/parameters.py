@@ -99,7 +99,7 @@ def principal_axes(parameters: Parameters, graph: TripleGraph) -> Tensor:
 
 def axes_of(covariance: Tensor) -> Tensor:
     """The eigenvectors (d, d), widest direction first, each with its largest entry positive."""
-    axes = torch.linalg.eigh(covariance).eigenvectors.flip(1)
+    axes: Tensor = torch.linalg.eigh(covariance).eigenvectors.flip(1)
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
     return axes * largest.sign()
 

@@ -198,7 +198,8 @@ def pair_score(left: Tensor, right: Tensor, similarity: Similarity) -> Tensor:
     """The similarity row by row: (n, d) and (n, d) to (n,)."""
     if similarity == "dot":
         return (left * right).sum(-1)
-    return -torch.linalg.vector_norm(left - right, dim=-1).square()
+    distance: Tensor = torch.linalg.vector_norm(left - right, dim=-1)
+    return -distance.square()
 
 
 def cross_score(queries: Tensor, candidates: Tensor, similarity: Similarity) -> Tensor:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.distributed import HashStore
 
 from provender.plugin.errors import ConfigError
 from provender.producers import ranks
@@ -165,7 +165,7 @@ def test_a_training_that_has_not_all_links_at_hand_refuses_them(
     for config in (hard, changed(filter_negatives=True)):
         with pytest.raises(ConfigError, match=r"_negatives: found a training from disk"):
             train_on_disk(GraphEdges(GRAPH), config, tmp_path / config.hash)
-    monkeypatch.setattr(ranks, "current", lambda: Ranks(0, 2, HashStore()))
+    monkeypatch.setattr(ranks, "current", lambda: Ranks(0, 2, dist.HashStore()))
     with pytest.raises(ConfigError, match="found a training over 2 processes"):
         train(replace(GRAPH, aside=GRAPH), hard)
 
