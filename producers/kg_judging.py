@@ -106,7 +106,7 @@ class HeadJudge:
         Raises SourceError if nothing is left to predict.
         """
         held = {"train": sets.train, **sets.held_out}
-        every = {which: each.at(each.relation == sets.ranked) for which, each in held.items()}
+        every = {which: each.at(each.relation.eq(sets.ranked or 0)) for which, each in held.items()}
         candidates = torch.cat([each.tail for each in every.values()]).unique()
         tails = Size(int((candidates < sets.size("tail").seen).sum()), len(candidates))
         placed = {
@@ -143,30 +143,41 @@ class HeadJudge:
 
 
 def _model(parameters: Parameters, graph: TripleGraph, relation: int) -> RelationScorer:
+    """Scores of one relation, less what depends on the question alone: -|q - c|^2 as qc - |c|^2/2.
+
+    One product without a bias is far faster than torch's `addmm` with one.
+    """
     one = graph.relations[relation]
     right = parameters.right(relation, parameters.entity[graph.span(one.tail)])  # (n, d)
     heads = right
     if one.head != one.tail:
         heads = parameters.right(relation, parameters.entity[graph.span(one.head)])
     left = parameters.score.move(heads, parameters.of(relation))
+    distance = parameters.score.similarity == "distance"
 
     def scores(answer: End, asked: Tensor) -> Tensor:
         queries, candidates = (left, right) if answer == "tail" else (right, left)
-        return parameters.cross(queries.index_select(0, asked.to(queries.device)), candidates)
+        products = queries.index_select(0, asked.to(queries.device)) @ candidates.T
+        if distance:
+            products -= torch.linalg.vector_norm(candidates, dim=1).square_().div_(2)
+        return products
 
     return scores
 
 
 def _columns(one: RelationScorer | None, chosen: Tensor) -> RelationScorer | None:
     """A scorer's scores of some tails (n,) alone."""
+    if one is None:
+        return None
+    scorer = one
 
     def scores(answer: End, asked: Tensor) -> Tensor:
-        whole = one(answer, asked)
+        whole = scorer(answer, asked)
         if len(chosen) == whole.shape[1]:
             return whole
         return whole.index_select(1, chosen.to(whole.device))
 
-    return scores if one else None
+    return scores
 
 
 def _constant(scores: Tensor) -> RelationScorer:

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -209,7 +210,7 @@ class PartitionFiles:
 def write_rows(file: FileIO, part: Tensor) -> None:
     """Append a tensor to an unbuffered file."""
     for block in part.split(_BLOCK):
-        data = memoryview(block.cpu().numpy()).cast("B") if len(block) else memoryview(b"")
+        data = _octets(block.cpu()) if len(block) else memoryview(b"")
         while data:  # A raw file may take less than all.
             data = data[file.write(data) :]
 
@@ -219,7 +220,7 @@ def _read(file: FileIO, part: Tensor) -> None:
         if not len(block):
             continue
         host = block if block.device.type == "cpu" else torch.empty_like(block, device="cpu")
-        data = memoryview(host.numpy()).cast("B")
+        data = _octets(host)
         while data:
             count = file.readinto(data)
             if not count:
@@ -227,3 +228,9 @@ def _read(file: FileIO, part: Tensor) -> None:
             data = data[count:]
         if host is not block:
             block.copy_(host)
+
+
+def _octets(block: Tensor) -> memoryview:
+    """The bytes of a tensor of CPU memory, in place."""
+    values: NDArray[Any] = block.numpy()
+    return memoryview(values.data).cast("B")

@@ -18,6 +18,8 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from provender.plugin.errors import TrainingError
 
@@ -33,7 +35,7 @@ class Ranks:
 
     rank: int
     count: int
-    store: dist.Store
+    store: Store
     orders: int = 0
 
     def post(self, **order: Any) -> None:
@@ -73,9 +75,9 @@ def joined(timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
     if alone and sys.platform == "linux":  # one machine: its name need not resolve
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     with _gone_ranks_told():
-        store, rank, count = next(dist.rendezvous("env://", timeout=max(timeout, TIMEOUT)))
+        store, rank, count = next(rendezvous("env://", timeout=max(timeout, TIMEOUT)))
         dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=timeout)
-    _here = Ranks(rank, count, dist.PrefixStore("provender", store))
+    _here = Ranks(rank, count, PrefixStore("provender", store))
     try:
         yield _here
     finally:

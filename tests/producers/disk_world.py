@@ -44,10 +44,10 @@ def planted(seed: int = 0) -> TripleGraph:
         columns[0].append(np.full(len(head), index))
         columns[1].append(head + starts[one.head])
         columns[2].append(tail + starts[one.tail])
-    relation, head, tail = (torch.from_numpy(np.concatenate(c)) for c in columns)
-    weight = torch.from_numpy(rng.uniform(0.5, 2.0, len(head)).astype(np.float32))
+    relations, heads_, tails_ = (torch.from_numpy(np.concatenate(c)) for c in columns)
+    weight = torch.from_numpy(rng.uniform(0.5, 2.0, len(heads_)).astype(np.float32))
     keys = {entity: pa.array(range(count)) for entity, count in COUNTS.items()}
-    return TripleGraph(RELATIONS, keys, head, tail, relation, weight)
+    return TripleGraph(RELATIONS, keys, heads_, tails_, relations, weight)
 
 
 def own_topic(parameters: Parameters, graph: TripleGraph) -> float:

@@ -50,7 +50,7 @@ def launched(count: int, work: Callable[[], Any]) -> list[Any]:
         process.start()
         sender.close()
         started.append((process, receiver))
-    answers = [_answer(process.pid, receiver) for process, receiver in started]
+    answers = [_answer(process.pid or 0, receiver) for process, receiver in started]
     for process, _ in started:
         process.kill()
         process.join()

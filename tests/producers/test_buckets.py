@@ -39,8 +39,8 @@ class ListedEdges:
     def blocks(self) -> Iterator[EdgeBlock]:
         for start in range(0, len(self.edges), 3):
             rows = list(zip(*self.edges[start : start + 3], strict=True))
-            ids = [np.array(column, dtype=np.int64) for column in rows[:3]]
-            yield EdgeBlock(*ids, np.array(rows[3], dtype=np.float32))
+            relation, head, tail = (np.array(column, dtype=np.int64) for column in rows[:3])
+            yield EdgeBlock(relation, head, tail, np.array(rows[3], dtype=np.float32))
 
 
 def _read_back(buckets: EdgeBuckets, bucket: tuple[int, int]) -> Iterator[Edge]:
@@ -62,11 +62,11 @@ def _streams(draw: st.DrawFn) -> ListedEdges:
     edges = []
     for _ in range(draw(st.integers(1, 40))):
         relation = draw(st.integers(0, len(RELATIONS) - 1))
-        ends = [
+        head, tail = (
             draw(st.integers(0, counts[each] - 1))
             for each in (RELATIONS[relation].head, RELATIONS[relation].tail)
-        ]
-        edges.append((relation, *ends, draw(st.sampled_from([0.5, 1.0, 2.0]))))
+        )
+        edges.append((relation, head, tail, draw(st.sampled_from([0.5, 1.0, 2.0]))))
     return ListedEdges(edges, counts)
 
 

@@ -21,7 +21,7 @@ from feast import FeatureStore
 from provender.plugin.errors import ConfigError, SnapshotError
 from provender.plugin.home import Home
 from provender.plugin.online_store import ProvenderOnlineStore
-from provender.plugin.snapshot import Snapshot, find_snapshots
+from provender.plugin.snapshot import Snapshot, find_snapshots, write_snapshot
 from provender.producers import cold
 from provender.producers.cold import supplement
 from provender.producers.refresh import refresh
@@ -200,7 +200,7 @@ def test_killed_between_two_views(world: RefreshWorld, monkeypatch: pytest.Monke
         written.append(spec.view_name)
         return whole(root, spec, *rest)
 
-    whole = cold.write_snapshot
+    whole = write_snapshot
     monkeypatch.setattr(cold, "write_snapshot", dying)
     with pytest.raises(KeyboardInterrupt):
         supplement(world.job(), at(6), quiet)

@@ -125,7 +125,7 @@ def test_the_similarity_of_two_facets_is_the_score(
     ]
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-4)
     assert heads.keys.equals(graph.keys[relation.head])
-    assert (heads.vectors.dtype, tails.vectors.dtype) == (np.float32, np.float32)
+    assert {heads.vectors.dtype, tails.vectors.dtype} == {np.dtype(np.float32)}
 
 
 def test_without_a_facet_vectors_are_raw() -> None:

@@ -71,12 +71,11 @@ def objective(one: Case, entity: int, x: Tensor, rows: Tensor, usable: Tensor) -
     p = one.parameters
     total = one.expected.pull[entity] * (x - one.expected.rows[entity]).square().sum()
     for edge in range(one.graph.edges):
-        head, tail, r, weight = (
-            part[edge].item()
-            for part in (one.graph.head, one.graph.tail, one.graph.relation, one.graph.weight)
+        head, tail, r = (
+            int(part[edge]) for part in (one.graph.head, one.graph.tail, one.graph.relation)
         )
         of_relation = one.graph.weight[one.graph.relation == r]
-        weight *= (1.0, 0.5)[r] / of_relation.mean()
+        weight = float(one.graph.weight[edge]) * (1.0, 0.5)[r] / of_relation.mean()
 
         for own, other, is_head in ((head, tail, True), (tail, head, False)):
             if own == entity and usable[other]:

@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ Provender = Callable[..., Result]
 SMALL = {"dim": 16, "chunk_size": 32, "negatives": 16, "epochs": 15}
 
 
-def _write(folder: Path, parts: dict[str, list[tuple[str, ...]]]) -> list[str]:
+def _write(folder: Path, parts: Mapping[str, Sequence[tuple[str, ...]]]) -> list[str]:
     """Files of links, and the options that name them."""
     words = []
     for name, rows in parts.items():
@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_refused_in_one_line(
     nothing.write_text("- 5")
     other = tmp_path / "other.yaml"
     other.write_text("model: rotate")
-    for words, told in [
+    refused: list[tuple[list[Any], str]] = [
         ([*settings, "--save", tmp_path / "full"], "a folder with other files in it"),
         (["--config", wrong], "dimension"),
         (["--config", nothing], "a YAML list"),
@@ -175,8 +175,9 @@ def test_what_does_not_fit_is_refused_in_one_line(
         ([*settings, "--relation", "aunt"], "'aunt'; expected one of child_of, sibling"),
         ([*settings, "--device", "abacus"], "abacus"),
         (["--train", tmp_path / "none.tsv"], "no such file"),
-    ]:
-        result = provender("evaluate", "kg", *graph, *words)
+    ]
+    for words, told in refused:
+        result = provender("evaluate", "kg", *graph, *map(str, words))
         assert (result.exit_code, type(result.exception)) == (1, SystemExit), words
         assert told in result.stderr
         assert len(result.stderr.splitlines()) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ from provender.producers.transra_config import TransRAConfig
 CONFIG = TransRAConfig(anchor_relation=None, degree_cap=None)
 
 
-def named(rows: list[tuple[str, ...]], name: str = "file.tsv") -> NamedLinks:
+def named(rows: Sequence[tuple[str, ...]], name: str = "file.tsv") -> NamedLinks:
     columns = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
     return NamedLinks(
         Path(name), columns[0], columns[1] if len(columns) == 3 else None, columns[-1]

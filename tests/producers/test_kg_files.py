@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ def _rows(path: Path) -> list[tuple[str, ...]]:
     return list(zip(*(column.to_pylist() for column in columns), strict=True))
 
 
-def _text(rows: list[tuple[str, ...]], separator: str = "\t") -> str:
+def _text(rows: Sequence[tuple[str, ...]], separator: str = "\t") -> str:
     return "".join(separator.join(row) + "\n" for row in rows)
 
 

@@ -81,7 +81,7 @@ def _loops(rows: list[Row], known: set[Row], entities: list[str], score: Score) 
             ranks = _ranks(score(head, relation, tail), [score(*rival) for rival in rivals])
             found.append((np.mean([1 / r for r in ranks]), *_hits(ranks), np.mean(ranks)))
     names = ("mrr", "hits@1", "hits@3", "hits@10", "mean_rank")
-    return dict(zip(names, np.mean(found, axis=0).tolist(), strict=True))
+    return dict(zip(names, np.mean(np.array(found, dtype=float), axis=0).tolist(), strict=True))
 
 
 def _hits(ranks: list[int]) -> list[float]:
@@ -205,7 +205,7 @@ def test_a_model_is_ranked_by_its_formula(model: str, two: bool) -> None:
             for entity, key in ((kind.head, head), (kind.tail, tail))
         ]
         own = {each: values[index].double() for each, values in relation.items()}
-        return _formula(model, *(row.double() for row in rows), own)
+        return _formula(model, rows[0].double(), rows[1].double(), own)
 
     figures = LinkJudge.of(sets, "test").figures(model_scorer(parameters, graph))
     expected = _loops(test, {*train, *test}, list("abcd"), score)

@@ -184,8 +184,9 @@ def test_a_rank_that_ends_or_stands_still_stops_the_others(how: signal.Signals) 
                     os.kill(os.getpid(), how)
                 return draw(*arguments)
 
-            Run.gradients = failing  # type: ignore[method-assign]
-            return follow(here)
+            Run.gradients = failing  # type: ignore[method-assign, assignment]
+            follow(here)
+            return "followed"
         started = time.monotonic()
         with pytest.raises(TrainingError, match="gone or standing still"):
             train(GRAPH, SMALL)

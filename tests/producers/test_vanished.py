@@ -6,6 +6,7 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -48,7 +49,7 @@ def test_days_of_coming_and_going_equal_a_dictionary(
     days: list[set[int]], keep: float | None
 ) -> None:
     last_seen: dict[int, int] = {}
-    aside = {}
+    aside: dict[str, Any] = {}
     for number, (before, now) in enumerate(pairwise(days)):
         time = START + timedelta(days=number)
         aside = carried(
