@@ -15,7 +15,6 @@ Legend of shapes: L links, B links of a batch, U questions of a batch, n candida
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -115,35 +114,41 @@ def _rank(
 ) -> None:
     """Rank the links of one relation, and write at `where` of `ranks` what comes out."""
     asked, answers = _turned(aside.answer, links.head, links.tail)
-    for batch in asked.argsort().split(max(1, SCORES // aside.answers.known)):
+    answered = (asked < aside.asked.seen) & (one is not None)
+    scored = answered & (answers < aside.answers.seen)
+    for batch in _batches(scored, asked, aside) if one else ():
         questions, row = asked[batch].unique_consecutive(return_inverse=True)
-        scores = _scores(one, questions, aside)
-        known = aside.answers_to(relation, asked[batch])
-        above, level = _counts(scores, row, answers[batch], *known)
-        ranks.above[where[batch]], ranks.level[where[batch]] = above, level
+        place, known = _others(relation, asked[batch], answers[batch], aside)
+        counts = _counts(one(aside.answer, questions), row, answers[batch], place, known)
+        ranks.above[where[batch]], ranks.level[where[batch]] = counts
+    for batch in _batches(~scored, asked, aside):
+        place, known = _others(relation, asked[batch], answers[batch], aside)
+        counts = _unscored(answered[batch], place, known, aside.answers)
+        ranks.above[where[batch]], ranks.level[where[batch]] = counts
 
 
-def _scores(one: RelationScorer | None, questions: Tensor, aside: Filter) -> Tensor:
-    """Scores (U, n) of all candidates, minus infinity where anything is unseen."""
-    size = aside.answers
-    if one is None:
-        return torch.full((len(questions), size.known), -math.inf)
-    seen = questions < aside.asked.seen
-    found = one(aside.answer, questions[seen])
-    if len(found) == len(questions) and size.seen == size.known:
-        return found
-    whole = found.new_full((len(questions), size.known), -math.inf)
-    whole[seen.to(found.device), : size.seen] = found
-    return whole
+def _batches(chosen: Tensor, asked: Tensor, aside: Filter) -> Iterator[Tensor]:
+    """Positions where `chosen` (L,) is true, few at a time, equal questions side by side."""
+    positions = chosen.nonzero()[:, 0]
+    positions = positions[asked[positions].argsort()]
+    return (each for each in positions.split(max(1, SCORES // aside.answers.known)) if len(each))
+
+
+def _others(relation: int, asked: Tensor, own: Tensor, aside: Filter) -> tuple[Tensor, Tensor]:
+    """Known answers (K,) other than one's own, and the place of their question."""
+    place, known = aside.answers_to(relation, asked)
+    others = known != own[place]
+    return place[others], known[others]
 
 
 def _counts(
     scores: Tensor, row: Tensor, true: Tensor, place: Tensor, known: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Above and level (B,) of the answers `true` (B,), the scores of whose rivals lie at `row`.
+    """Above and level (B,) of the answers `true` (B,) by the scores (n,) at their `row` (B,).
 
-    `known` (K,) are set aside, each for the link at its `place` (K,).
+    `known` (K,) are set aside, each for the link at its `place` (K,); unseen ones have no score.
     """
+    place, known = place[known < scores.shape[1]], known[known < scores.shape[1]]
     row, true, place, known = (each.to(scores.device) for each in (row, true, place, known))
     own = scores[row, true]
     if bool(own.isnan().any()):
@@ -153,8 +158,6 @@ def _counts(
             expected="numbers",
             remedy="Lower learning_rate or score_scale.",
         )
-    others = known != true[place]
-    place, known = place[others], known[others]
     set_aside = scores[row[place], known]
     rivals = scores if len(scores) == len(row) else scores.index_select(0, row)  # (B, n)
     flags = torch.empty_like(rivals)  # As floats they are summed far faster than as bool.
@@ -165,6 +168,18 @@ def _counts(
         less = place[compare(set_aside, own[place])].bincount(minlength=len(row))
         counts.append((flags.sum(1, dtype=whole).long() - less).cpu())
     return counts[0], counts[1]
+
+
+def _unscored(answered: Tensor, place: Tensor, known: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    """Above and level (B,) of links that score minus infinity, by counting.
+
+    Where the question is `answered` (B,), every seen candidate is above and the unseen ones are
+    level; where it is not, all are level.
+    """
+    seen = size.seen - place[known < size.seen].bincount(minlength=len(answered))
+    unseen = size.known - size.seen
+    unseen = unseen - place[known >= size.seen].bincount(minlength=len(answered))
+    return seen.where(answered, 0), unseen.where(answered, seen + unseen)
 
 
 def _by_relation(relation: Tensor) -> Iterator[tuple[int, Tensor]]:
