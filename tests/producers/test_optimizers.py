@@ -19,7 +19,7 @@ def test_rowwise_adagrad_equals_a_dense_loop(steps: list[set[int]]) -> None:
     for chosen in steps:
         rows = torch.tensor(sorted(chosen))
         gradient = torch.randn(len(rows), 3, dtype=torch.float64, generator=generator)
-        adagrad_rows(table, squares, rows, gradient, rate=0.3)
+        adagrad_rows(table, squares, rows, gradient.clone(), rate=0.3)
         for row, slope in zip(rows.tolist(), gradient, strict=True):
             sums[row] += float((slope**2).sum()) / 3
             dense[row] = dense[row] - 0.3 * slope / (sums[row] ** 0.5 + 1e-10)
