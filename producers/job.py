@@ -95,7 +95,7 @@ class Job:
     def config_hash(self) -> str:
         """SHA-256 of all that shapes the vectors: model, events, tables, views."""
         shape = {
-            "transra": self.config.model_dump(mode="json"),
+            "transra": self.config.hash,
             "tables": {name: t.model_dump(mode="json") for name, t in self.world.tables.items()},
             "entities": self.world.entities,
             "events": self.world.events,

@@ -263,7 +263,7 @@ def test_forced_it_is_published_without_training_again(
     assert refused.snapshots == ()
     assert [found.refused is not None for found in refused.findings.values()] == [True, True]
     chunks: list[int] = []
-    monkeypatch.setattr("provender.producers.trainer._train_chunk", lambda *_: chunks.append(1))
+    monkeypatch.setattr("provender.producers.trainer.Run.step", lambda *_: chunks.append(1))
 
     forced = _gated(world, STRICT, "the logger was repaired")
 
