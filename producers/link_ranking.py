@@ -116,7 +116,9 @@ def _rank(
     asked, answers = _turned(aside.answer, links.head, links.tail)
     answered = (asked < aside.asked.seen) & (one is not None)
     scored = answered & (answers < aside.answers.seen)
-    for batch in _batches(scored, asked, aside) if one else ():
+    for batch in _batches(scored, asked, aside):
+        if one is None:
+            break  # And then nothing is scored.
         questions, row = asked[batch].unique_consecutive(return_inverse=True)
         place, known = _others(relation, asked[batch], answers[batch], aside)
         counts = _counts(one(aside.answer, questions), row, answers[batch], place, known)
@@ -177,8 +179,8 @@ def _unscored(answered: Tensor, place: Tensor, known: Tensor, size: Size) -> tup
     level; where it is not, all are level.
     """
     seen = size.seen - place[known < size.seen].bincount(minlength=len(answered))
-    unseen = size.known - size.seen
-    unseen = unseen - place[known >= size.seen].bincount(minlength=len(answered))
+    others = size.known - size.seen
+    unseen = others - place[known >= size.seen].bincount(minlength=len(answered))
     return seen.where(answered, 0), unseen.where(answered, seen + unseen)
 
 
