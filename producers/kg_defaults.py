@@ -32,11 +32,12 @@ def defaults(model: str, sizes: GraphSizes, kind: Literal["kg", "interactions"])
         "half_life_days": None,
         "degree_cap": None,
         "dim": 128,
-        "negatives": 512,
+        "negatives": 256,
         "chunk_size": 512 if kind == "interactions" else 256,
         "epochs": 60,
+        "learning_rate": 0.03,
         "shrinkage": 0.0 if kind == "kg" else 0.5,
-        "deviation_shrinkage": 0.01,
+        "deviation_shrinkage": 0.1,
     }
     if model in _DOT:
         values |= {"score_scale": 1.0, "init_norm": 1.0}
