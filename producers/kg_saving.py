@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from provender.plugin.errors import ConfigError
 from provender.plugin.files import STAGING, remove_empty, remove_folder, whole_folder
@@ -45,5 +45,5 @@ def save_embeddings(folder: Path, parameters: Parameters, graph: TripleGraph) ->
         names = json.dumps([one.name for one in graph.relations])
         tensors = {name: values.contiguous() for name, values in parameters.relation.items()}
         about = {"model": parameters.model, "relations": names}
-        save_file(tensors, staged / RELATIONS, metadata=about)
+        (staged / RELATIONS).write_bytes(save(tensors, metadata=about))
     remove_empty(folder.parent / STAGING)
