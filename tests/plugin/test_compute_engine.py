@@ -33,7 +33,7 @@ from feast.types import Array, Float32, Float64, Int64, String
 from provender.plugin import compute_engine, databases
 from provender.plugin.compute_engine import ProvenderEngine
 from provender.plugin.embedding_view import embedding_view, spec_of
-from provender.plugin.errors import ProvenderError
+from provender.plugin.errors import LoadLockedError, ProvenderError
 from provender.plugin.hot_snapshot import open_hot
 from provender.plugin.manifest import RunInfo
 from provender.plugin.offline_store import ProvenderOfflineStore
@@ -642,10 +642,22 @@ def test_killed_at_any_time_it_leaves_old_or_new_and_can_run_again(
         store.materialize(*first)
         materializer.run(store, *second, kill_after=whole_run * (turn + random.random()) / 6)
         left.add((served() == old).all() or ((served() == new).all() and "new"))
-        store.materialize(*second)
+        _as_soon_as_unlocked(lambda: store.materialize(*second))
         assert (served() == new).all()
     assert left <= {True, "new"}, "old and new vectors mixed"
     assert True in left, "never killed before its end"
+
+
+def _as_soon_as_unlocked(load: Callable[[], None]) -> None:
+    """Load; a database on a busy machine may notice late that a load was killed."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return load()
+        except LoadLockedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def test_a_second_run_at_the_same_time_is_refused_or_waits(
