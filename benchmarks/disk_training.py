@@ -1,6 +1,6 @@
 """Training from disk against training in memory: memory, time a triple, bytes moved, by size.
 
-    python benchmarks/disk_training.py --entities 1000000 2000000 5000000 --triples 1000000
+    python benchmarks/disk_training.py --entities 1000000 2000000 5000000 --triples 2000000
 
 Every size trains one epoch over the same number of power-law triples (user -> pin, user -> user)
 with the same number of rows a partition, so that memory should stay as it is while the table grows.
@@ -248,10 +248,10 @@ def main() -> None:
     parser.add_argument(
         "--entities", type=int, nargs="+", default=[1_000_000, 2_000_000, 5_000_000]
     )
-    parser.add_argument("--triples", type=int, default=1_000_000)
-    parser.add_argument("--rows", type=int, default=250_000, help="of a partition")
+    parser.add_argument("--triples", type=int, default=2_000_000)
+    parser.add_argument("--rows", type=int, default=312_500, help="of a partition")
     parser.add_argument("--dim", type=int, default=128)
-    parser.add_argument("--slack", type=int, default=256, help="MiB beside the formula")
+    parser.add_argument("--slack", type=int, default=384, help="MiB beside the formula")
     parser.add_argument("--in-memory-up-to", type=int, default=2_000_000)
     given = parser.parse_args()
     found = []
