@@ -81,6 +81,7 @@ def train(
     Raises ConfigError (device, relation names, a parent that does not fit), TrainingError (no
     edges, a loss that is no number) and CheckpointError (every checkpoint is damaged).
     """
+    _check_in_memory(config)
     run = Run.prepare(graph, config, pick_device(device), parent)
     state = TrainingState.start(graph, config, run.source.device, parent)
     mark = fingerprint(graph, config, parent)
@@ -261,4 +262,14 @@ def check_trainable(relations: Sequence[str], edges: int, config: TransRAConfig)
             found="no edges",
             expected="at least one event before the as-of date",
             remedy="Check the as-of date and the events' `where` in the world file.",
+        )
+
+
+def _check_in_memory(config: TransRAConfig) -> None:
+    if config.partitions > 1:
+        raise ConfigError(
+            "partitions",
+            found=str(config.partitions),
+            expected="1 where the table is trained in memory, as all commands do",
+            remedy="Leave it out, or call producers.disk_training.train_on_disk.",
         )

@@ -218,8 +218,8 @@ class TransRAConfig(BaseModel):
     partitions: int = Field(
         1,
         ge=1,
-        description="Deal the entities out over so many files and train pairs of them, where the "
-        "table is larger than memory; 1 keeps it there.",
+        description="Of `train_on_disk`: deal the entities out over so many files and train pairs "
+        "of them, where the table is larger than memory; 1 keeps it there.",
     )
     partitions_held: int = Field(
         3,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from provender.plugin.errors import CheckpointError, TrainingError
+from provender.plugin.errors import CheckpointError, ConfigError, TrainingError
 from provender.producers.chunks import EpochPlan
 from provender.producers.disk_training import DiskRun, train_on_disk
 from provender.producers.edge_streams import GraphEdges
@@ -40,7 +40,13 @@ def test_the_planted_structure_is_found_as_in_memory(tmp_path: Path, whole_below
         update={"epochs": 10, "partitions": 3, "shrinkage": 0.5, "checkpoint_minutes": 60.0}
     )
     found = train_on_disk(GraphEdges(GRAPH), config, tmp_path, whole_below=whole_below)
-    assert own_topic(found, GRAPH) > own_topic(train(GRAPH, config), GRAPH) - 0.05 > 0.8
+    whole = train(GRAPH, config.model_copy(update={"partitions": 1}))
+    assert own_topic(found, GRAPH) > own_topic(whole, GRAPH) - 0.05 > 0.8
+
+
+def test_commands_train_in_memory_and_say_so() -> None:
+    with pytest.raises(ConfigError, match=r"partitions: found 3.*train_on_disk"):
+        train(GRAPH, SMALL.model_copy(update={"partitions": 3}))
 
 
 def test_every_edge_is_trained_once_an_epoch(
