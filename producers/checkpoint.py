@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors.torch import load, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from provender.plugin.console import log
 from provender.plugin.errors import CheckpointError
-from provender.plugin.files import write_whole
+from provender.plugin.files import whole_file, write_whole
 
 _FORMAT = 1
 _KEPT = 2
@@ -46,12 +46,15 @@ def save_checkpoint(folder: Path, fingerprint: str, checkpoint: Checkpoint) -> P
     """Write a checkpoint, drop all but the newest two, and return the path of its JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"step-{checkpoint.position.step:010d}"
-    blob = save({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()})
-    write_whole(folder / f"{stem}.safetensors", blob)
+    with whole_file(folder / f"{stem}.safetensors") as staged:
+        save_file(
+            {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, staged
+        )
+        digest = _sha256(staged)
     about = {
         "format": _FORMAT,
         "fingerprint": fingerprint,
-        "sha256": hashlib.sha256(blob).hexdigest(),
+        "sha256": digest,
         "position": asdict(checkpoint.position),
     }
     write_whole(folder / f"{stem}.json", json.dumps(about, indent=1).encode())
@@ -92,11 +95,11 @@ def _read(path: Path, fingerprint: str) -> Checkpoint | None:
         about = json.loads(path.read_bytes())
         if about["format"] != _FORMAT or about["fingerprint"] != fingerprint:
             return None
-        blob = path.with_suffix(".safetensors").read_bytes()
+        tensors = path.with_suffix(".safetensors")
         position = Position(**about["position"])
-        if hashlib.sha256(blob).hexdigest() != about["sha256"]:
+        if _sha256(tensors) != about["sha256"]:
             raise ValueError("the tensors' SHA-256 is another")
-        return Checkpoint(position, load(blob))
+        return Checkpoint(position, load_file(tensors))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             str(path),
@@ -104,6 +107,11 @@ def _read(path: Path, fingerprint: str) -> Checkpoint | None:
             expected="a whole checkpoint",
             remedy="Delete it.",
         ) from None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sweep(folder: Path) -> None:

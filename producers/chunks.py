@@ -16,6 +16,7 @@ from provender.producers.dgl_graph import degrees
 from provender.producers.graph import TripleGraph
 from provender.producers.hard_negatives import HardSource, hard_sources
 from provender.producers.known_links import KnownLinks
+from provender.producers.losses import Hits
 from provender.producers.memory import in_huge_pages
 from provender.producers.negatives import NegativeSampler, accidental_hits, build_sampler
 from provender.producers.transra_config import TransRAConfig
@@ -28,8 +29,9 @@ class Chunk:
     `rows` (U,) are unique global ids. `place` (2 (B + K) + B H,) are positions in it: of the heads,
     the negative heads, the tails, the negative tails, and each triple's own H hard negatives.
     `weight` (B,) weighs the triples' losses; `log_expected_head` and `log_expected_tail` (K,) say
-    how often a negative was expected; `hit_head` and `hit_tail` bool (B, K) which negatives do not
-    count, None where all do; `hit_hard` bool (B, H) the same of hard ones, None where H is 0.
+    how often a negative was expected; `hit_head` and `hit_tail` are the rows and columns of (B, K)
+    where negatives do not count, None where all do; `hit_hard` bool (B, H) says the same of hard
+    ones, None where H is 0. `loops` says that both ends are of one type.
     """
 
     relation: int
@@ -38,10 +40,15 @@ class Chunk:
     weight: Tensor
     log_expected_head: Tensor
     log_expected_tail: Tensor
-    hit_head: Tensor | None
-    hit_tail: Tensor | None
+    hit_head: Hits | None
+    hit_tail: Hits | None
     loops: bool = False
     hit_hard: Tensor | None = None
+
+    def are_loops(self) -> Tensor:
+        """Which triples have one entity at both ends: bool (B,)."""
+        count, side = len(self.weight), len(self.weight) + len(self.log_expected_head)
+        return self.place[:count] == self.place[side : side + count]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +144,7 @@ class ChunkSource:
         negative_head: Tensor,
         tail: Tensor,
         negative_tail: Tensor,
-    ) -> tuple[Tensor | None, Tensor | None]:
+    ) -> tuple[Hits | None, Hits | None]:
         """Which negative heads and tails do not count."""
         if self.known is None:
             return accidental_hits(head, negative_head), accidental_hits(tail, negative_tail)

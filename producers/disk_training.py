@@ -48,7 +48,7 @@ from provender.producers.graph import TripleGraph
 from provender.producers.held_partitions import HeldPartitions
 from provender.producers.memory import in_huge_pages, keep_freed_memory
 from provender.producers.negatives import NegativeSampler, build_sampler
-from provender.producers.parameters import Parameters, axes_of, rotate
+from provender.producers.parameters import Parameters, axes_of, covariance_of, rotate
 from provender.producers.partitions import Layout, PartitionFiles, Partitioning, write_rows
 from provender.producers.scores import identity
 from provender.producers.trainer import OnProgress, Progress, Run, check_trainable
@@ -379,14 +379,8 @@ class FinishedTable:
 def _principal_axes(files: PartitionFiles, whole: dict[str, Tensor]) -> Tensor:
     """`parameters.principal_axes`, from blocks of rows."""
     covariance = torch.zeros(files.dim, files.dim, dtype=torch.float64)
-    for entity, count in files.partitioning.counts.items():
-        products, total = torch.zeros_like(covariance), torch.zeros(files.dim, dtype=torch.float64)
-        for rows in _rows(files, whole, entity):
-            double = rows.double()
-            products += double.T @ double
-            total += double.sum(0)
-        if count > 1:
-            covariance += (products - torch.outer(total, total) / count) / (count - 1)
+    for entity in files.partitioning.counts:
+        covariance += covariance_of(_rows(files, whole, entity), files.dim)
     return axes_of(covariance).float()
 
 

@@ -6,29 +6,26 @@ once with the head. With S the scores of a side, queries A and candidates C,
     S = scale (2 A C' - |a|^2 - |c|^2)      dA = 2 scale (G C - rowsum(G) A)
     G = dL/dS                               dC = 2 scale (G' A - colsum(G) C)
 
-for squared distances, and the same without the squares for dot products. Tests hold the whole of it
-to autograd.
+for squared distances, and the same without the squares for dot products. Negatives that a triple
+has alone, and the triple itself, are further columns of S. Tests hold the whole of it to autograd.
 
-Legend of shapes: d dims, B triples, K shared negatives, H hard ones a triple, U unique rows.
+Each pass over a chunk's numbers takes as long as a tenth of a product, so they are few: scores are
+written once into one matrix, and its derivatives carry weight and scale from there on.
+
+Legend of shapes: d dims, B triples, K shared negatives, H negatives of a triple alone, U unique
+rows, E ends.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from provender.producers.chunks import Chunk
-from provender.producers.losses import Loss
-from provender.producers.scores import (
-    Gradients,
-    Product,
-    Relation,
-    ScoreFunction,
-    Similarity,
-    pair_score,
-)
+from provender.producers.losses import Hits, Loss
+from provender.producers.scores import Gradients, Product, Relation, ScoreFunction, pair_score
 
 
 @dataclass(frozen=True)
@@ -43,19 +40,27 @@ class Objective:
 
 @dataclass(frozen=True, eq=False)
 class _Side:
-    """One side of a chunk: its queries (B, d), and what they are told from.
+    """One side of a chunk: what B queries (B, d) are scored against, beside their true ends.
 
-    `candidates` (K, d) are shared, `own` (B, H, d) are each triple's alone, None where H is 0.
-    `log_expected` (K,) says how often candidates were expected; `hit` bool (B, K) and `hit_own`
-    bool (B, H) which do not count, None where all do.
+    `candidates` (K, d) are shared, `alone` (B, H, d) are each triple's own negatives.
+    `log_expected` (K + H,) says how often negatives were expected, `hits` which do not count.
     """
 
     queries: Tensor
     candidates: Tensor
-    own: Tensor | None
+    alone: Tensor
     log_expected: Tensor
-    hit: Tensor | None
-    hit_own: Tensor | None
+    hits: Hits | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Gradients:
+    """The gradients of a side's tensors, and of its positive scores (B,)."""
+
+    queries: Tensor
+    candidates: Tensor
+    alone: Tensor
+    positive: Tensor
 
 
 def chunk_gradients(
@@ -69,137 +74,141 @@ def chunk_gradients(
     score, count = objective.score, len(chunk.weight)
     projected = score.project(rows, relation, objective.product)
     ends = projected.index_select(0, chunk.place)
-    back = torch.zeros_like(ends)
     heads, tails, hard = _parts(ends, chunk)
-    moved_back, tails_back, hard_back = _parts(back, chunk)
     moved = score.move(heads, relation)
     left, right = moved[:count], tails[:count]
-
-    tail_side = _Side(
-        left, tails[count:], hard, chunk.log_expected_tail, chunk.hit_tail, chunk.hit_hard
+    loops = [heads[:count], score.move(right, relation)] if chunk.loops else []
+    tail_side = _side(
+        (left, tails[count:]),
+        [*hard.unbind(1), *loops[:1]],
+        chunk.log_expected_tail,
+        _hits(chunk.hit_tail, chunk.hit_hard, chunk),
     )
-    head_side = _Side(right, moved[count:], None, chunk.log_expected_head, chunk.hit_head, None)
-    if chunk.loops:
-        true = chunk.place[:count] == chunk.place[len(heads) : len(heads) + count]
-        tail_side = _with_own(tail_side, heads[:count], true)
-        head_side = _with_own(head_side, score.move(right, relation), true)
+    head_side = _side(
+        (right, moved[count:]),
+        loops[1:],
+        chunk.log_expected_head,
+        _hits(chunk.hit_head, None, chunk),
+    )
     positive = objective.scale * pair_score(left, right, score.similarity)
-    weight = (0.5 * objective.scale) * chunk.weight
-    by_tail, d_tail, own_tail_back = _side_back(
-        tail_side, positive, weight, objective, (moved_back[:count], tails_back[count:])
-    )
-    by_head, d_head, own_head_back = _side_back(
-        head_side, positive, weight, objective, (tails_back[:count], moved_back[count:])
-    )
-    of_left, of_right = _pair_back(left, right, (d_tail + d_head) * weight, score.similarity)
-    moved_back[:count].add_(of_left)
-    tails_back[:count].add_(of_right)
+    by_tail, of_tail = _backward(tail_side, positive, chunk.weight, objective)
+    by_head, of_head = _backward(head_side, positive, chunk.weight, objective)
+    of_left, of_right = _pair_back(left, right, of_tail.positive + of_head.positive, objective)
 
-    heads_back, of_relation = score.move_back(moved_back, heads, relation)
-    if heads_back is not moved_back:
-        moved_back.copy_(heads_back)
-    if chunk.loops and own_tail_back is not None and own_head_back is not None:
-        moved_back[:count].add_(own_tail_back[:, -1])
-        of_right, of_loops = score.move_back(own_head_back[:, -1], right, relation)
-        tails_back[:count].add_(of_right)
+    back = torch.empty_like(ends)
+    of_heads, of_tails, of_hard = _parts(back, chunk)
+    torch.add(of_tail.queries, of_left, out=of_heads[:count])
+    of_heads[count:] = of_head.candidates
+    torch.add(of_head.queries, of_right, out=of_tails[:count])
+    of_tails[count:] = of_tail.candidates
+    of_hard.copy_(of_tail.alone[:, : of_hard.shape[1]])
+    of_moved, of_relation = score.move_back(of_heads, heads, relation)
+    if of_moved is not of_heads:
+        of_heads.copy_(of_moved)
+    if chunk.loops:
+        of_heads[:count].add_(of_tail.alone[:, -1])
+        of_right, of_loops = score.move_back(of_head.alone[:, -1], right, relation)
+        of_tails[:count].add_(of_right)
         of_relation = {name: value + of_loops[name] for name, value in of_relation.items()}
-    if hard_back is not None and own_tail_back is not None:
-        hard_back.copy_(own_tail_back[:, : hard_back.shape[1]])
     gathered = torch.zeros_like(projected).index_add_(0, chunk.place, back)
-    rows_back, of_projection = score.project_back(gathered, rows, relation, objective.product)
-    return 0.5 * (by_tail + by_head), rows_back, {**of_relation, **of_projection}
+    of_rows, of_projection = score.project_back(gathered, rows, relation, objective.product)
+    return 0.5 * (by_tail + by_head), of_rows, {**of_relation, **of_projection}
 
 
-def _parts(ends: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Heads and tails (B + K, d), the triples' own first, and hard negatives (B, H, d), if any."""
-    side = len(chunk.weight) + len(chunk.log_expected_tail)
-    hard = ends[2 * side :].view(len(chunk.weight), -1, ends.shape[1])
-    return ends[:side], ends[side : 2 * side], hard if hard.shape[1] else None
+def _parts(ends: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor]:
+    """Heads and tails (B + K, d), the triples' own first, and hard negatives (B, H, d)."""
+    count, side = len(chunk.weight), len(chunk.weight) + len(chunk.log_expected_tail)
+    hard = ends[2 * side :]
+    shape = count, len(hard) // count, ends.shape[1]
+    return ends[:side], ends[side : 2 * side], hard.view(shape)
 
 
-def _with_own(side: _Side, more: Tensor, hit: Tensor) -> _Side:
-    """The side with one more negative (B, d) for each triple, and where it does not count (B,)."""
-    own, hit_own = more.unsqueeze(1), hit.unsqueeze(1)
-    if side.own is not None:
-        former = side.own.new_zeros(side.own.shape[:2], dtype=torch.bool)
-        hit_own = torch.cat([former if side.hit_own is None else side.hit_own, hit_own], dim=1)
-        own = torch.cat([side.own, own], dim=1)
-    return replace(side, own=own, hit_own=hit_own)
+def _side(
+    own: tuple[Tensor, Tensor], alone: list[Tensor], log_expected: Tensor, hits: Hits | None
+) -> _Side:
+    """Queries and candidates, with the negatives (B, d) that each triple has alone.
 
-
-def _side_back(
-    side: _Side,
-    positive: Tensor,
-    weight: Tensor,
-    objective: Objective,
-    back: tuple[Tensor, Tensor],
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The losses (B,) of one side, their derivatives by the positive scores, the gradient of `own`.
-
-    The gradients of the queries (B, d) are added to the first of `back`, those of the candidates
-    (K, d) to the second.
+    Each of those is there once, so no draw is to be corrected.
     """
-    similarity, queries, shared = objective.score.similarity, side.queries, len(side.candidates)
-    negative, drawn = _negatives(side, objective)
-    losses, by_positive, by_negative = objective.loss(positive, negative, *drawn)
-    own_back = None
-    if side.own is not None:
-        by_own = by_negative[:, shared:] * weight.unsqueeze(1)
-        of_queries, own_back = _pair_back(queries.unsqueeze(1), side.own, by_own, similarity)
-        back[0].add_(of_queries.sum(1))
-        by_negative = by_negative[:, :shared]
-    factor = 2.0 if similarity == "distance" else 1.0
-    of_queries = objective.product(by_negative, side.candidates)
-    of_candidates = objective.product(by_negative.T, queries * weight.unsqueeze(1))
-    if similarity == "distance":
-        of_queries.addcmul_(queries, by_negative.sum(1, keepdim=True), value=-1)
-        of_candidates.addcmul_(side.candidates, (by_negative.T @ weight).unsqueeze(1), value=-1)
-    back[0].addcmul_(of_queries, weight.unsqueeze(1), value=factor)
-    back[1].add_(of_candidates, alpha=factor)
-    return losses, by_positive, own_back
+    queries, candidates = own
+    if not alone:
+        none = queries.new_empty(len(queries), 0, queries.shape[1])
+        return _Side(queries, candidates, none, log_expected, hits)
+    expected = torch.cat([log_expected, log_expected.new_zeros(len(alone))])
+    return _Side(queries, candidates, torch.stack(alone, dim=1), expected, hits)
 
 
-def _negatives(side: _Side, objective: Objective) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
-    """The scaled scores (B, K + H) of all negatives, and what the loss is told of them.
+def _hits(shared: Hits | None, hard: Tensor | None, chunk: Chunk) -> Hits | None:
+    """All negatives that do not count: shared ones, hard ones, and loops that are true."""
+    found = [] if shared is None else [shared]
+    first = len(chunk.log_expected_tail)
+    if hard is not None:
+        rows, columns = hard.nonzero(as_tuple=True)
+        found.append((rows, columns + first))
+        first += hard.shape[1]
+    if chunk.loops:
+        (rows,) = chunk.are_loops().nonzero(as_tuple=True)
+        found.append((rows, torch.full_like(rows, first)))
+    return (torch.cat([r for r, _ in found]), torch.cat([c for _, c in found])) if found else None
 
-    Each of a triple's own is there once, so no draw is to be corrected.
+
+def _backward(
+    side: _Side, positive: Tensor, weight: Tensor, objective: Objective
+) -> tuple[Tensor, _Gradients]:
+    """The losses (B,) of one side, and the gradients of half their weighted sum.
+
+    `positive` (B,) are the scaled scores of the triples.
     """
-    negative = _scores(side.queries, side.candidates, objective)
-    if side.own is None:
-        return negative, (side.log_expected, side.hit)
-    similarity, own = objective.score.similarity, side.own
-    scores = objective.scale * pair_score(side.queries.unsqueeze(1), own, similarity)
-    once = side.log_expected.new_zeros(own.shape[1])
-    hit = side.hit
-    if hit is not None or side.hit_own is not None:
-        shared = torch.zeros_like(negative, dtype=torch.bool) if hit is None else hit
-        alone = torch.zeros_like(scores, dtype=torch.bool) if side.hit_own is None else side.hit_own
-        hit = torch.cat([shared, alone], dim=1)
-    return torch.cat([negative, scores], dim=1), (torch.cat([side.log_expected, once]), hit)
+    scores = _scores(side, positive, objective)
+    losses, slopes, total = objective.loss(scores, side.log_expected, side.hits)
+    distance = objective.score.similarity == "distance"
+    factor = (1.0 if distance else 0.5) * objective.scale * weight
+    slopes.mul_(factor.unsqueeze(1))
+    shared = slopes[:, : len(side.candidates)]
+    alone = slopes[:, len(side.candidates) : -1].unsqueeze(2)
+    of_queries = objective.product(shared, side.candidates)
+    of_candidates = objective.product(shared.T, side.queries)
+    of_alone = side.queries.unsqueeze(1)
+    if side.alone.shape[1]:
+        of_queries.add_((side.alone * alone).sum(1))
+    if distance:
+        of_queries.addcmul_(side.queries, total.mul_(factor).unsqueeze(1), value=-1)
+        of_candidates.addcmul_(side.candidates, shared.sum(0).unsqueeze(1), value=-1)
+        of_alone = of_alone - side.alone
+    return losses, _Gradients(of_queries, of_candidates, of_alone * alone, slopes[:, -1])
 
 
-def _scores(queries: Tensor, candidates: Tensor, objective: Objective) -> Tensor:
-    """The scaled scores of all pairs (B, K)."""
-    scale = objective.scale
+def _pair_back(
+    left: Tensor, right: Tensor, by_score: Tensor, objective: Objective
+) -> tuple[Tensor, Tensor]:
+    """The gradients (B, d) of both ends, given what `_Gradients` says of the pairs' scores (B,)."""
+    by_score = by_score.unsqueeze(1)
     if objective.score.similarity == "dot":
-        return objective.product(queries * scale, candidates.T)
-    products = objective.product(queries * (2 * scale), candidates.T)
-    products.sub_(_squares(candidates).mul_(scale))
-    return products.sub_(_squares(queries).mul_(scale).unsqueeze(1))
+        return right * by_score, left * by_score
+    away = (left - right).mul_(by_score)
+    return -away, away
+
+
+def _scores(side: _Side, positive: Tensor, objective: Objective) -> Tensor:
+    """The scaled scores (B, K + H + 1): of shared negatives, those alone, and the positive ones."""
+    scale, similarity = objective.scale, objective.score.similarity
+    (count, own, _), shared = side.alone.shape, len(side.candidates)
+    scores = side.queries.new_empty(count, shared + own + 1)
+    pairs = scores[:, :shared]
+    if similarity == "dot":
+        objective.product.onto(pairs.zero_(), side.queries, side.candidates.T, scale)
+    else:
+        far = _squares(side.queries).mul_(-scale).unsqueeze(1)
+        torch.sub(far, _squares(side.candidates).mul_(scale), out=pairs)
+        objective.product.onto(pairs, side.queries, side.candidates.T, 2 * scale)
+    if own:
+        alone = pair_score(side.queries.unsqueeze(1), side.alone, similarity)
+        torch.mul(alone, scale, out=scores[:, shared:-1])
+    scores[:, -1] = positive
+    return scores
 
 
 def _squares(rows: Tensor) -> Tensor:
     """The squared lengths of rows (n, d)."""
     length: Tensor = torch.linalg.vector_norm(rows, dim=1)
     return length.square_()
-
-
-def _pair_back(
-    left: Tensor, right: Tensor, by_score: Tensor, similarity: Similarity
-) -> tuple[Tensor, Tensor]:
-    """The gradients (..., d) of both ends, given the derivatives (...,) by the pairs' scores."""
-    weight = by_score.unsqueeze(-1)
-    if similarity == "dot":
-        return right * weight, left * weight
-    away = (left - right).mul_(2 * weight)
-    return -away, away

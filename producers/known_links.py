@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from provender.producers.graph import TripleGraph
+from provender.producers.losses import Hits
 from provender.producers.neighbours import Neighbours
 
 
@@ -34,17 +35,20 @@ class KnownLinks:
             [Neighbours.of(tail[of], head[of]) for of in spans],
         )
 
-    def hit_tails(self, relation: int, head: Tensor, negatives: Tensor) -> Tensor | None:
-        """Which tails (K,) the heads (B,) are linked to: bool (B, K); None where none is."""
+    def hit_tails(self, relation: int, head: Tensor, negatives: Tensor) -> Hits | None:
+        """Which tails (K,) the heads (B,) are linked to: rows and columns; None where none is."""
         return linked(self.tails[relation], head, negatives)
 
-    def hit_heads(self, relation: int, tail: Tensor, negatives: Tensor) -> Tensor | None:
-        """Which heads (K,) are linked to the tails (B,): bool (B, K); None where none is."""
+    def hit_heads(self, relation: int, tail: Tensor, negatives: Tensor) -> Hits | None:
+        """Which heads (K,) are linked to the tails (B,), likewise."""
         return linked(self.heads[relation], tail, negatives)
 
 
-def linked(neighbours: Neighbours, own: Tensor, others: Tensor) -> Tensor | None:
-    """Which of `others` (K,) are neighbours of `own` (B,): bool (B, K); None where none is."""
+def linked(neighbours: Neighbours, own: Tensor, others: Tensor) -> Hits | None:
+    """Where others (K,) are neighbours of `own` (B,): rows and columns; None where none is.
+
+    Twins are looked up once: an entity may be there often, and have many neighbours.
+    """
     rows, row = own.unique(return_inverse=True)
     columns, column = others.unique(return_inverse=True)
     asked, found = neighbours.expanded(rows)
@@ -52,6 +56,9 @@ def linked(neighbours: Neighbours, own: Tensor, others: Tensor) -> Tensor | None
     met = columns.index_select(0, at) == found
     if not bool(met.any()):
         return None
-    hit = torch.zeros(len(rows), len(columns), dtype=torch.bool, device=own.device)
-    hit[asked[met], at[met]] = True
-    return hit.index_select(0, row).index_select(1, column)
+    by_row = Neighbours(asked[met], at[met])
+    place, near = by_row.expanded(row)
+    within, other = Neighbours.of(column, torch.arange(len(column), device=own.device)).expanded(
+        near
+    )
+    return place.index_select(0, within), other

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from provender.producers.losses import Hits
 from provender.producers.memory import in_huge_pages
+from provender.producers.neighbours import Neighbours
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,12 @@ def build_sampler(
     )
 
 
-def accidental_hits(own: Tensor, negatives: Tensor) -> Tensor | None:
-    """Which negatives (K,) are a triple's own entity (B,): bool (B, K); None where none is."""
-    near = torch.isin(own, negatives).nonzero().squeeze(1)  # few, so that (B, K) is compared seldom
+def accidental_hits(own: Tensor, negatives: Tensor) -> Hits | None:
+    """Where negatives (K,) are a triple's own entity (B,): rows and columns; None where none is."""
+    order = torch.argsort(negatives)
+    drawn = Neighbours(negatives.index_select(0, order), order)
+    near = drawn.knows(own).nonzero().squeeze(1)  # Few.
     if not len(near):
         return None
-    hit = torch.zeros(len(own), len(negatives), dtype=torch.bool, device=own.device)
-    hit[near] = own[near].unsqueeze(1) == negatives.unsqueeze(0)
-    return hit
+    rows, columns = drawn.expanded(own.index_select(0, near))
+    return near.index_select(0, rows), columns

@@ -31,6 +31,11 @@ class Neighbours:
         first = torch.searchsorted(self.own, ids)
         return first, torch.searchsorted(self.own, ids, right=True) - first
 
+    def knows(self, ids: Tensor) -> Tensor:
+        """Which entities (n,) have a link: bool (n,). There is one at least."""
+        at = torch.searchsorted(self.own, ids).clamp_(max=len(self.own) - 1)
+        return self.own.index_select(0, at) == ids
+
     def expanded(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """All links of entities (n,): positions in `ids` and the entities linked to, in step."""
         first, count = self.spans(ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,9 @@ from torch import Tensor
 from provender.producers.graph import TripleGraph
 from provender.producers.scores import SCORES, ScoreFunction, cross_score, single
 from provender.producers.vectors import Vectors
+
+#: Rows turned at once.
+_BLOCK = 2**16
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +77,14 @@ class Parameters:
 def rotate(parameters: Parameters, rotation: Tensor) -> Parameters:
     """Turn the space of a translation model by an orthogonal (d, d): x Q, r Q, Q' M Q.
 
-    Every score stays as it was.
+    Every score stays as it was. The rows are overwritten: a table may be half of all memory.
     """
+    for block in parameters.entity.split(_BLOCK):
+        block.copy_(block @ rotation)
     turned = {"translation": parameters.relation["translation"] @ rotation}
     if "deviation" in parameters.relation:
         turned["deviation"] = rotation.T @ parameters.relation["deviation"] @ rotation
-    return Parameters(parameters.model, parameters.entity @ rotation, turned)
+    return Parameters(parameters.model, parameters.entity, turned)
 
 
 def principal_axes(parameters: Parameters, graph: TripleGraph) -> Tensor:
@@ -91,10 +96,23 @@ def principal_axes(parameters: Parameters, graph: TripleGraph) -> Tensor:
     dim = parameters.dim
     covariance = torch.zeros(dim, dim, dtype=torch.float64)
     for entity in graph.counts:
-        rows = parameters.entity[graph.span(entity)].detach().cpu().to(torch.float64)
-        if len(rows) > 1:
-            covariance += torch.cov(rows.T).reshape(dim, dim)
+        rows = parameters.entity[graph.span(entity)].detach()
+        covariance += covariance_of(rows.split(_BLOCK), dim)
     return axes_of(covariance).to(parameters.entity)
+
+
+def covariance_of(blocks: Iterable[Tensor], dim: int) -> Tensor:
+    """The covariance (d, d), in float64, of rows (n, d) that come in blocks; zero of one row."""
+    products = torch.zeros(dim, dim, dtype=torch.float64)
+    total, count = torch.zeros(dim, dtype=torch.float64), 0
+    for block in blocks:
+        rows = block.cpu().double()
+        products.addmm_(rows.T, rows)
+        total += rows.sum(0)
+        count += len(rows)
+    if count < 2:
+        return torch.zeros_like(products)
+    return (products - torch.outer(total, total) / count) / (count - 1)
 
 
 def axes_of(covariance: Tensor) -> Tensor:

@@ -68,6 +68,12 @@ class Product(Protocol):
     def __call__(self, left: Tensor, right: Tensor) -> Tensor:
         """The product."""
 
+    def plus(self, base: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """`base` and the product."""
+
+    def onto(self, target: Tensor, left: Tensor, right: Tensor, factor: float) -> None:
+        """Add `factor` times the product to `target`, in place."""
+
 
 class _Unprojected:
     """Both ends as they are."""
@@ -107,7 +113,7 @@ class _TransR(_TransE):
     def project(self, rows: Tensor, relation: Relation, product: Product) -> Tensor:
         if "deviation" not in relation:
             return rows
-        return product(rows, relation["deviation"]).add_(rows)
+        return product.plus(rows, rows, relation["deviation"])
 
     def project_back(
         self, gradient: Tensor, rows: Tensor, relation: Relation, product: Product
@@ -115,7 +121,7 @@ class _TransR(_TransE):
         if "deviation" not in relation:
             return gradient, {}
         deviation = product(rows.T, gradient)
-        return product(gradient, relation["deviation"].T).add_(gradient), {"deviation": deviation}
+        return product.plus(gradient, gradient, relation["deviation"].T), {"deviation": deviation}
 
 
 class _DistMult(_Unprojected):
@@ -214,14 +220,34 @@ def cross_score(queries: Tensor, candidates: Tensor, similarity: Similarity) -> 
     return products - queries.square().sum(-1, keepdim=True)
 
 
-def single(left: Tensor, right: Tensor) -> Tensor:
-    """The product in float32."""
-    return left @ right
+class _Single:
+    """In float32."""
+
+    def __call__(self, left: Tensor, right: Tensor) -> Tensor:
+        return left @ right
+
+    def plus(self, base: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return torch.addmm(base, left, right)
+
+    def onto(self, target: Tensor, left: Tensor, right: Tensor, factor: float) -> None:
+        target.addmm_(left, right, alpha=factor)
 
 
-def brain_float(left: Tensor, right: Tensor) -> Tensor:
-    """The product in bfloat16, sums in float32, the result rounded to bfloat16."""
-    return (left.bfloat16() @ right.bfloat16()).float()
+class _BrainFloat:
+    """In bfloat16, sums in float32, the result rounded to bfloat16."""
+
+    def __call__(self, left: Tensor, right: Tensor) -> Tensor:
+        return (left.bfloat16() @ right.bfloat16()).float()
+
+    def plus(self, base: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return base + left.bfloat16() @ right.bfloat16()
+
+    def onto(self, target: Tensor, left: Tensor, right: Tensor, factor: float) -> None:
+        target.add_(left.bfloat16() @ right.bfloat16(), alpha=factor)
+
+
+single: Product = _Single()
+brain_float: Product = _BrainFloat()
 
 
 def _times(rows: Tensor, real: Tensor, imaginary: Tensor) -> Tensor:

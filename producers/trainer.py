@@ -83,7 +83,7 @@ def train(
     """
     _check_in_memory(config)
     run = Run.prepare(graph, config, pick_device(device), parent)
-    state = TrainingState.start(graph, config, run.source.device, parent)
+    state = TrainingState.start(graph, config, run.source.device, parent, run.reference)
     mark = fingerprint(graph, config, parent)
     at = Position(0, 0, 0)
     if checkpoint_dir and (found := load_checkpoint(checkpoint_dir, mark)):
@@ -141,9 +141,8 @@ class Run:
         """Check that there is something to train on, and put it on the device."""
         check_trainable([one.name for one in graph.relations], graph.edges, config)
         reference = align(graph, config.dim, parent) if parent else None
-        if reference:
-            reference = Reference(reference.vectors.to(device), reference.known.to(device))
-        return cls.over(ChunkSource.prepare(graph, config, device), config, reference)
+        source = ChunkSource.prepare(graph, config, device)
+        return cls.over(source, config, reference.to(device) if reference else None)
 
     @classmethod
     def over(cls, source: ChunkSource, config: TransRAConfig, reference: Reference | None) -> Run:

@@ -20,12 +20,16 @@ from provender.producers.transra_config import TransRAConfig
 from provender.producers.validation import best_of
 from provender.producers.warm_start import (
     Parent,
+    Reference,
     align,
     first_entities,
     first_relations,
     first_squares,
+    random_entities,
 )
 
+#: Rows looked at at once.
+_BLOCK = 2**16
 _BEST, _RELATION, _MOMENTS = "best/", "relation/", "moments/"
 
 
@@ -51,12 +55,23 @@ class TrainingState:
 
     @classmethod
     def start(
-        cls, graph: TripleGraph, config: TransRAConfig, device: torch.device, parent: Parent | None
+        cls,
+        graph: TripleGraph,
+        config: TransRAConfig,
+        device: torch.device,
+        parent: Parent | None,
+        reference: Reference | None = None,
     ) -> TrainingState:
-        """Begin from the parent's vectors, relations and optimizers, or at random."""
-        generator = generator_of(config.seed, -1)
-        reference = align(graph, config.dim, parent)
-        entity = first_entities(graph, reference, config.init_norm, generator)
+        """Begin from the parent's vectors, relations and optimizers, or at random.
+
+        `reference` are the parent's vectors as `align` has them, where somebody has looked them up.
+        """
+        generator, norm = generator_of(config.seed, -1), config.init_norm
+        if parent:
+            reference = reference or align(graph, config.dim, parent)
+            entity = first_entities(graph, reference.to("cpu"), norm, generator)
+        else:
+            entity = random_entities(graph.entities, config.dim, norm, generator)
         relation = first_relations(graph, config.model, config.dim, parent)
         if (anchor := anchor_of(graph, config)) is not None:
             relation["deviation"][anchor] = 0.0
@@ -98,7 +113,9 @@ class TrainingState:
 
     def restored(self, checkpoint: Checkpoint) -> TrainingState:
         """The checkpoint's state, each tensor on the device where its namesake is."""
-        held, device = checkpoint.tensors, self.squares.device
+        device = self.squares.device
+        # Out of the mapped file: its pages are small ones, and rows are read at random.
+        held = {name: values.clone() for name, values in checkpoint.tensors.items()}
         best = {
             name.removeprefix(_BEST): values
             for name, values in held.items()
@@ -106,7 +123,7 @@ class TrainingState:
         }
         model = self.parameters.model
         return TrainingState(
-            parameters=_parameters(model, dict(held)).to(device),
+            parameters=_parameters(model, held).to(device),
             squares=held["squares"].to(device),
             moments={name: held[_MOMENTS + name].to(device) for name in self.moments},
             steps=held["steps"],
@@ -120,7 +137,7 @@ class TrainingState:
         The last update of a row may spoil it after its loss was fine.
         """
         for name, tensor in self.tensors().items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            if tensor.is_floating_point() and not _is_finite(tensor):
                 raise TrainingError(
                     f"the end of training on {graph.edges} edges",
                     found=f"{name} with values that are no finite numbers",
@@ -165,6 +182,10 @@ def fingerprint(graph: TripleGraph, config: TransRAConfig, parent: Parent | None
     """A SHA-256 of what a training starts from: who shares it may go on from its checkpoints."""
     parts = [graph.fingerprint, config.hash, parent.fingerprint if parent else ""]
     return hashlib.sha256("/".join(parts).encode()).hexdigest()
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return all(bool(torch.isfinite(block).all()) for block in tensor.split(_BLOCK))
 
 
 def _named(parameters: Parameters) -> dict[str, Tensor]:

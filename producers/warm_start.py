@@ -28,6 +28,9 @@ from provender.producers.scores import identity
 from provender.producers.vanished import Vanished
 from provender.producers.vectors import Vectors
 
+#: Rows looked at at once: what is computed on the way never takes as much as the table.
+_BLOCK = 2**16
+
 
 @dataclass(frozen=True, eq=False)
 class Parent:
@@ -98,6 +101,10 @@ class Reference:
     vectors: Tensor
     known: Tensor
 
+    def to(self, device: torch.device | str) -> Reference:
+        """The same on another device."""
+        return Reference(self.vectors.to(device), self.known.to(device))
+
 
 def align(graph: TripleGraph, dim: int, parent: Parent | None) -> Reference:
     """Look up every entity of the graph in the parent, by key; ConfigError if they do not fit."""
@@ -108,11 +115,17 @@ def align(graph: TripleGraph, dim: int, parent: Parent | None) -> Reference:
             continue
         _check_fit(entity, former, graph.keys[entity].type, dim)
         found, rows = _places(graph.keys[entity], former)
-        values = torch.from_numpy(np.array(former.vectors, dtype=np.float32)).index_select(0, rows)
         here = graph.span(entity)
-        vectors[here] = torch.where(found.unsqueeze(1), values, vectors[here])
+        for at in found.nonzero()[:, 0].split(_BLOCK):
+            values = former.vectors[rows[at].numpy()].astype(np.float32, copy=False)
+            vectors[here][at] = torch.from_numpy(values)
         known[here] |= found
     return Reference(vectors, known)
+
+
+def random_entities(count: int, dim: int, norm: float, generator: torch.Generator) -> Tensor:
+    """Random rows (N, d) whose expected length is `norm`."""
+    return torch.randn(count, dim, generator=generator).mul_(norm / dim**0.5)
 
 
 def first_entities(
@@ -123,11 +136,13 @@ def first_entities(
     A new entity also gets a tenth of the random vector, so that twins can part.
     """
     count, dim = reference.vectors.shape
-    random = torch.randn(count, dim, generator=generator) * (norm / dim**0.5)
-    total, weight = _neighbour_sums(graph, reference)
-    mean = total / weight.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1)
-    near = torch.where((weight > 0).unsqueeze(1), mean + 0.1 * random, random)
-    return torch.where(reference.known.unsqueeze(1), reference.vectors, near)
+    rows = random_entities(count, dim, norm, generator)
+    new, mean = _neighbour_means(graph, reference)
+    rows[new] = mean.add_(rows[new], alpha=0.1)
+    blocks = (each.split(_BLOCK) for each in (rows, reference.vectors, reference.known))
+    for own, former, known in zip(*blocks, strict=True):
+        own[known] = former[known]
+    return rows
 
 
 def first_squares(graph: TripleGraph, parent: Parent | None, kept: float) -> Tensor:
@@ -192,16 +207,22 @@ def _places(keys: Any, former: Vectors) -> tuple[Tensor, Tensor]:
     return found, torch.from_numpy(position.fill_null(0).to_numpy().astype(np.int64))
 
 
-def _neighbour_sums(graph: TripleGraph, reference: Reference) -> tuple[Tensor, Tensor]:
-    """Weighted sums (N, d) of known neighbours and the weights (N,), for unknown entities."""
-    total, weight = torch.zeros_like(reference.vectors), torch.zeros(len(reference.known))
-    for new, old in ((graph.head, graph.tail), (graph.tail, graph.head)):
-        edge = torch.nonzero(reference.known[old] & ~reference.known[new]).squeeze(1)
-        rows = new[edge]
-        near = reference.vectors.index_select(0, old[edge]) * graph.weight[edge].unsqueeze(1)
-        total.index_add_(0, rows, near)
-        weight.index_add_(0, rows, graph.weight[edge])
-    return total, weight
+def _neighbour_means(graph: TripleGraph, reference: Reference) -> tuple[Tensor, Tensor]:
+    """Unknown entities (n,) that have known neighbours, and those neighbours' weighted means."""
+    ends = (graph.head, graph.tail), (graph.tail, graph.head)
+    edges = [(reference.known[old] & ~reference.known[new]).nonzero()[:, 0] for new, old in ends]
+    met = torch.cat([new[edge] for (new, _), edge in zip(ends, edges, strict=True)])
+    entities, place = met.unique(return_inverse=True)
+    total = torch.zeros(len(entities), reference.vectors.shape[1])
+    weight = torch.zeros(len(entities))
+    places = place.split([len(edge) for edge in edges])
+    for (_, old), edge, at in zip(ends, edges, places, strict=True):
+        for some, row in zip(edge.split(_BLOCK), at.split(_BLOCK), strict=True):
+            own = graph.weight[some]
+            near = reference.vectors.index_select(0, old[some]).mul_(own.unsqueeze(1))
+            total.index_add_(0, row, near)
+            weight.index_add_(0, row, own)
+    return entities, total.div_(weight.unsqueeze(1))
 
 
 def _check_fit(entity: str, former: Vectors, key_type: Any, dim: int) -> None:
