@@ -22,46 +22,49 @@ reads and writes the table about P / (2 (c - 1)) times.
 from __future__ import annotations
 
 import hashlib
-import mmap
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from io import FileIO
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from provender.plugin.errors import ConfigError, TrainingError
-from provender.plugin.files import whole_file, write_whole
 from provender.producers.bucket_order import Visit, renamed, visits
 from provender.producers.buckets import EdgeBuckets, bucket_edges
 from provender.producers.checkpoint import Checkpoint, Position, load_checkpoint, save_checkpoint
-from provender.producers.chunks import ChunkSource, EpochPlan, generator_of
+from provender.producers.chunks import EpochPlan, generator_of
 from provender.producers.devices import pick_device
+from provender.producers.disk_parent import Former, FormerPartitions
 from provender.producers.edge_streams import EdgeStream
+from provender.producers.finished_table import FinishedTable
 from provender.producers.graph import TripleGraph
 from provender.producers.held_partitions import HeldPartitions
 from provender.producers.memory import in_huge_pages, keep_freed_memory
-from provender.producers.negatives import NegativeSampler, build_sampler
-from provender.producers.parameters import Parameters, axes_of, covariance_of, rotate
-from provender.producers.partitions import Layout, PartitionFiles, Partitioning, write_rows
-from provender.producers.scores import identity
+from provender.producers.optimizer_state import first_moments
+from provender.producers.parameters import Parameters
+from provender.producers.partitions import Layout, PartitionFiles, Partitioning
 from provender.producers.trainer import OnProgress, Progress, Run, check_trainable
 from provender.producers.training_state import TrainingState, anchor_of
 from provender.producers.transra_config import TransRAConfig
+from provender.producers.visit_sources import VisitSources
+from provender.producers.warm_start import Reference, first_relations
 from provender.producers.workers import Workers
 
 #: Rows drawn at once: a multiple of what torch draws at once, so that blocks add up to one draw.
 _DRAWN = 2**14
 #: Entity types of fewer entities are not dealt out.
 WHOLE_BELOW = 10_000
-#: Linux's MAP_NORESERVE, which Python 3.11 does not name: a mapping may be larger than all memory.
-_NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
+#: Settings that a training from disk can't follow, and what it lacks for them.
+_IN_MEMORY = {
+    "filter_negatives": "all links at hand",
+    "hard_negatives": "all links at hand",
+    "early_stopping": "a table that is judged after each epoch",
+    "state_decay": "the optimizers' state of the parent",
+}
 _RELATION, _MOMENTS = "relation/", "moments/"
 
 
@@ -70,41 +73,58 @@ def train_on_disk(
     config: TransRAConfig,
     folder: Path,
     *,
+    former: Former | None = None,
     device: str = "auto",
     whole_below: int = WHOLE_BELOW,
     on_progress: OnProgress | None = None,
 ) -> Parameters:
     """Train on a stream of edges, with the table in `folder`; go on where a killed run stopped.
 
-    Returns the parameters on the CPU, like `train`; their entities (N, d), by global id, are mapped
-    from a file in the folder and not in memory. A folder in which this training has ended returns
-    them at once. There is no parent and no validation yet.
+    Starts from the `former` refresh where there is one, else at random. Returns the parameters on
+    the CPU, like `train`; their entities (N, d), by global id, are mapped from a file in the folder
+    and not in memory. A folder in which this training has ended returns them at once.
 
-    Raises ConfigError, TrainingError (no or bad edges, a loss that is no number) and
-    CheckpointError (files that are not there as they were written).
+    Raises ConfigError (also for a parent that does not fit), TrainingError (no or bad edges, a loss
+    that is no number) and CheckpointError (files that are not there as they were written).
     """
-    names = [one.name for one in edges.relations]
-    mark = _fingerprint(edges, config, whole_below)
+    check_on_disk(config)
+    mark = _fingerprint(edges, config, former, whole_below)
     finished = FinishedTable(folder, mark, sum(edges.counts.values()), config)
     if not finished.exists():
         deal = Partitioning.of(edges.counts, config.partitions, whole_below)
         buckets = bucket_edges(folder / "edges", edges, deal)
-        check_trainable(names, buckets.edges, config)
-        _check_negatives(config)
-        files = PartitionFiles(folder / "partitions", deal, config.dim)
-        trained = DiskRun(buckets, config, files, mark, pick_device(device))
-        finished.write(files, *trained.train(folder / "checkpoints", on_progress))
+        check_trainable([one.name for one in edges.relations], buckets.edges, config)
+        run = DiskRun(buckets, config, folder, mark, pick_device(device), former)
+        whole, relation = run.train(on_progress)
+        finished.write(run.files, whole, relation, first=former is None)
     return finished.read()
 
 
-def _check_negatives(config: TransRAConfig) -> None:
-    """Raise ConfigError for negatives that take links which are not in memory."""
-    if config.filter_negatives or config.hard_negatives:
-        raise ConfigError(
-            "filter_negatives" if config.filter_negatives else "hard_negatives",
-            found="a training from disk",
-            expected="one in memory: only there are all links at hand",
-            remedy="Leave it out, or set `partitions: 1`.",
+def check_on_disk(config: TransRAConfig) -> None:
+    """Raise ConfigError for a setting that only a training in memory can follow."""
+    for field, lacking in _IN_MEMORY.items():
+        if getattr(config, field):
+            raise ConfigError(
+                field,
+                found="a training from disk",
+                expected=f"one in memory: only there is {lacking}",
+                remedy="Leave it out, or set `partitions: 1`.",
+            )
+
+
+class VisitRun(Run):
+    """A run over the edges of one visit: the plan's epoch counts the visits of all epochs."""
+
+    def not_finite(self, plan: EpochPlan, index: int, loss: float) -> TrainingError:
+        """As in memory, and in which visit of the epoch."""
+        order = visits(self.config.partitions, self.config.partitions_held)
+        epoch, visit = divmod(plan.epoch, len(order))
+        error = super().not_finite(replace(plan, epoch=epoch), index, loss)
+        return TrainingError(
+            f"visit {visit} of {error.thing}",
+            found=error.found,
+            expected=error.expected,
+            remedy=error.remedy,
         )
 
 
@@ -115,28 +135,36 @@ class DiskRun:
         self,
         buckets: EdgeBuckets,
         config: TransRAConfig,
-        files: PartitionFiles,
+        folder: Path,
         mark: str,
         device: torch.device,
+        former: Former | None,
     ) -> None:
-        self.buckets, self.config, self.files = buckets, config, files
-        self.mark, self.device = mark, device
+        self.buckets, self.config, self.mark, self.device = buckets, config, mark, device
         deal = buckets.partitioning
+        self.files = PartitionFiles(folder / "partitions", deal, config.dim)
+        self.checkpoints = folder / "checkpoints"
         self.layout = Layout(deal, min(deal.partitions, config.partitions_held + 1))
-        self.sizes = self.layout.sizes
-        self.held = HeldPartitions(files, self.layout, device, self._first)
-        self.state = self._start()
-        means = torch.from_numpy(buckets.mean_weight)
-        own = [config.relation_weight(one.name) for one in buckets.relations]
-        self.loss_weight = (torch.tensor(own, dtype=torch.float64) / means).float()
+        self.sources = VisitSources(buckets, config, self.layout, device)
         self.order = visits(deal.partitions, config.partitions_held)
+        self.epochs = config.refresh_epochs if former else config.epochs
+        self.held = HeldPartitions(self.files, self.layout, device, self._first)
+        #: What lies in the same places: the table, and the parent's vectors where there is one.
+        self.beside: list[HeldPartitions] = []
+        self.former = None
+        if former:
+            place = folder / "parent"
+            self.former = FormerPartitions(place, former, self.sources, self.order, mark)
+            self.beside = [self.former.held(device)]
+        self.state = self._start(former)
 
     def train(
-        self, checkpoints: Path, on_progress: OnProgress | None
+        self, on_progress: OnProgress | None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Train to the end; returns the rows of the whole types, and the relations' parameters."""
-        at = self._resume(checkpoints)
-        in_huge_pages(self.held.entity)
+        at = self._resume()
+        for each in (self.held, *self.beside):
+            in_huge_pages(each.entity)
         keep_freed_memory()
         total, saved = self.config.epochs * self._chunks(), time.monotonic()
         with (
@@ -197,82 +225,6 @@ class DiskRun:
         ]
         return int(sum(np.ceil(size / self.config.chunk_size).sum() for size in sizes))
 
-    def _source(self, visit: Visit) -> ChunkSource:
-        """The edges of a visit and the samplers, with ids as rows of the table in memory."""
-        graph = self._graph(visit)
-        return ChunkSource(
-            graph=graph,
-            device=self.device,
-            negatives=self.config.negatives,
-            seed=self.config.seed,
-            head=graph.head.to(self.device),
-            tail=graph.tail.to(self.device),
-            weight=(graph.weight * self.loss_weight[graph.relation]).to(self.device),
-            samplers=self._samplers(visit),
-        )
-
-    def _graph(self, visit: Visit) -> TripleGraph:
-        relations = self.buckets.relations
-        parts = []
-        for p, q in visit.buckets:
-            edges = self.buckets.read((p, q))
-            slots = int(self.held.slot[p]), int(self.held.slot[q])
-            heads = np.array([self.layout.start(one.head, slots[0]) for one in relations])
-            tails = np.array([self.layout.start(one.tail, slots[1]) for one in relations])
-            relation = edges["relation"].astype(np.int64)
-            ends = edges["head"] + heads[relation], edges["tail"] + tails[relation]
-            parts.append((relation, *ends, edges["weight"]))
-        relation, head, tail, weight = (np.concatenate(one) for one in zip(*parts, strict=True))
-        order = np.argsort(relation, kind="stable")
-        return TripleGraph(
-            relations=tuple(relations),
-            keys={entity: pa.nulls(size) for entity, size in self.sizes.items()},
-            head=torch.from_numpy(head[order]),
-            tail=torch.from_numpy(tail[order]),
-            relation=torch.from_numpy(relation[order]),
-            weight=torch.from_numpy(weight[order]),
-        )
-
-    def _samplers(self, visit: Visit) -> dict[str, NegativeSampler]:
-        """Samplers of the entities in memory: their degrees are those of the whole graph."""
-        deal = self.buckets.partitioning
-        degrees = {each: self.buckets.degrees(each) for each in visit.held}
-        whole = self.buckets.whole_degrees()
-        samplers = {}
-        for entity, size in self.sizes.items():
-            known, count = torch.full((size,), -1, dtype=torch.int32), 0
-            offset = self.layout.start(entity, 0)
-            if entity in whole:
-                known[:] = torch.from_numpy(whole[entity])
-            for each in visit.held if entity in deal.dealt else ():
-                start = self.layout.start(entity, int(self.held.slot[each])) - offset
-                count = deal.rows(entity, each)
-                known[start : start + count] = torch.from_numpy(degrees[each][entity])
-            if bool((known >= 0).any()):
-                samplers[entity] = self._sampler(known, offset)
-        return samplers
-
-    def _sampler(self, degrees: Tensor, offset: int) -> NegativeSampler:
-        """The sampler of the rows whose degree is not negative; it never draws another."""
-        present = degrees >= 0
-        config = self.config
-        known = build_sampler(
-            degrees[present],
-            offset,
-            power=config.degree_power,
-            uniform_share=config.uniform_share,
-            device=self.device,
-        )
-        if bool(present.all()):
-            return known
-        cumulative = torch.zeros(len(degrees), dtype=torch.float64)
-        cumulative[present] = known.cumulative
-        last = int(torch.nonzero(present)[-1])
-        cumulative[last:] = 1.0
-        log_probability = torch.full((len(degrees),), -torch.inf, device=self.device)
-        log_probability[present.to(self.device)] = known.log_probability
-        return NegativeSampler(offset, cumulative.cummax(0).values, log_probability)
-
     def _first(self, partition: int, parts: Sequence[Tensor]) -> None:
         """Draw first vectors, as `first_entities` does."""
         generator = generator_of(self.config.seed, -1 - partition)
@@ -328,74 +280,6 @@ class DiskRun:
         self.files.restore(found.tensors["versions"])
         self.held.restore(found.tensors["slot"])
         return found.position
-
-
-@dataclass(frozen=True)
-class FinishedTable:
-    """What a training leaves: the table by global id, and the relations' parameters, last."""
-
-    folder: Path
-    mark: str
-    entities: int
-    config: TransRAConfig
-
-    @property
-    def _table(self) -> Path:
-        return self.folder / f"entities-{self.mark[:16]}.f32"
-
-    @property
-    def _relations(self) -> Path:
-        return self.folder / f"relations-{self.mark[:16]}.safetensors"
-
-    def exists(self) -> bool:
-        """Whether the training has ended."""
-        return self._relations.is_file()
-
-    def read(self) -> Parameters:
-        """The parameters; the table is mapped, and changes of it stay in memory."""
-        with self._table.open("rb") as file:
-            private = mmap.MAP_PRIVATE | _NO_RESERVE
-            mapped = mmap.mmap(file.fileno(), 0, private, mmap.PROT_READ | mmap.PROT_WRITE)
-        table = torch.frombuffer(mapped, dtype=torch.float32).view(self.entities, self.config.dim)
-        return Parameters(self.config.model, table, load_file(self._relations))
-
-    def write(
-        self, files: PartitionFiles, whole: dict[str, Tensor], relation: dict[str, Tensor]
-    ) -> None:
-        """Bring the rows in order, with the space turned to its principal axes where asked for."""
-        axes = torch.eye(self.config.dim)
-        turned = self.config.principal_axes and "translation" in relation
-        if turned:
-            axes = _principal_axes(files, whole)
-            none = Parameters(self.config.model, torch.zeros(0, self.config.dim), relation)
-            relation = dict(rotate(none, axes).relation)
-        with whole_file(self._table) as staged, FileIO(staged, "w") as file:
-            for entity in files.partitioning.counts:
-                for rows in _rows(files, whole, entity):
-                    write_rows(file, rows @ axes if turned else rows)
-        write_whole(self._relations, save({k: v.contiguous() for k, v in relation.items()}))
-
-
-def _principal_axes(files: PartitionFiles, whole: dict[str, Tensor]) -> Tensor:
-    """`parameters.principal_axes`, from blocks of rows."""
-    covariance = torch.zeros(files.dim, files.dim, dtype=torch.float64)
-    for entity in files.partitioning.counts:
-        covariance += covariance_of(_rows(files, whole, entity), files.dim)
-    return axes_of(covariance).float()
-
-
-def _rows(files: PartitionFiles, whole: dict[str, Tensor], entity: str) -> Iterator[Tensor]:
-    """The rows of one type in the order of ids; TrainingError for one that is no number."""
-    blocks = [whole[entity]] if entity in whole else map(torch.from_numpy, files.in_order(entity))
-    for rows in blocks:
-        if not bool(torch.isfinite(rows).all()):
-            raise TrainingError(
-                "the end of training",
-                found=f"vectors of {entity!r} that are no finite numbers",
-                expected="finite numbers",
-                remedy="Lower learning_rate or score_scale.",
-            )
-        yield rows
 
 
 def _fingerprint(edges: EdgeStream, config: TransRAConfig, whole_below: int) -> str:

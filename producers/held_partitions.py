@@ -41,10 +41,10 @@ class HeldPartitions:
         self._writing: list[Future[None]] = []
         self._thread = ThreadPoolExecutor(1)
 
-    def hold(self, partitions: Sequence[int], version: int) -> None:
-        """Have these partitions in memory, to be changed, and no others.
+    def hold(self, partitions: Sequence[int], version: int | None) -> None:
+        """Have these partitions in memory and no others.
 
-        Those that go are written as `version`.
+        Those that go are written as `version`; without one, nothing is to be changed.
         """
         for gone in sorted(self._present() - set(partitions)):
             self._give_up(gone, version)
@@ -52,7 +52,8 @@ class HeldPartitions:
         for each in partitions:
             if each in self._reading:
                 self._reading.pop(each).result()
-        self._changed.update(partitions)
+        if version is not None:
+            self._changed.update(partitions)
         self._raise_failed(wait=False)
 
     def read_ahead(self, partitions: Sequence[int]) -> None:
@@ -79,8 +80,8 @@ class HeldPartitions:
     def _present(self) -> set[int]:
         return set(torch.nonzero(self.slot >= 0).flatten().tolist())
 
-    def _give_up(self, partition: int, version: int) -> None:
-        if partition in self._changed:
+    def _give_up(self, partition: int, version: int | None) -> None:
+        if version is not None and partition in self._changed:
             self._submit_write(partition, version)
             self._changed.remove(partition)
         self.slot[partition] = -1

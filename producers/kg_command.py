@@ -66,6 +66,12 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--checkpoints", type=FOLDER, help="Folder in which a run that was stopped finds its place."
 )
+@click.option(
+    "--log",
+    "log_folder",
+    type=FOLDER,
+    help="Folder for what training tells of itself: metrics.jsonl, TensorBoard's, curves.png.",
+)
 @click.option("--epochs", type=click.IntRange(min=1), help="At most; instead of the config's.")
 @click.option("--seed", type=click.IntRange(min=0), help="Instead of the config's.")
 @click.option(
@@ -96,6 +102,7 @@ def kg(
     report_path: Path | None,
     save: Path | None,
     checkpoints: Path | None,
+    log_folder: Path | None,
     epochs: int | None,
     seed: int | None,
     validate_every: int,
@@ -124,6 +131,7 @@ def kg(
         checkpoints=checkpoints,
         every=validate_every,
         patience=patience,
+        log=log_folder,
     )
     if save is not None:
         save_embeddings(save, done.parameters, done.graph)

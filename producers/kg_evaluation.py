@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ from provender.producers.graph import TripleGraph
 from provender.producers.kg_data import LinkSets
 from provender.producers.kg_defaults import PATIENCE, VALIDATE_EVERY, GraphSizes, defaults
 from provender.producers.kg_judging import HeadJudge, LinkJudge, model_scorer
+from provender.producers.kg_report import bars_of
 from provender.producers.parameters import Parameters
-from provender.producers.trainer import OnProgress, Progress, train
+from provender.producers.trainer import Progress, train
+from provender.producers.training_curves import draw
+from provender.producers.training_log import Pace, TrainingLog, in_words, read_metrics
 from provender.producers.training_state import fingerprint
 from provender.producers.transra_config import TransRAConfig
 from provender.producers.validation import Validation
@@ -30,6 +34,8 @@ KS = (10, 20, 50)
 #: What a judgement during training looks at, at most: links of a knowledge graph, or heads.
 _SAMPLE = 3_000
 _RECALL = 20
+#: Beside the metrics of a log.
+PICTURE = "curves.png"
 #: Parameters to a figure, higher is better; and the figure's name.
 Judge = Callable[[Parameters], float]
 
@@ -79,16 +85,26 @@ def evaluate_links(
     checkpoints: Path | None = None,
     every: int = VALIDATE_EVERY,
     patience: int = PATIENCE,
+    log: Path | None = None,
 ) -> Evaluated:
     """Train on the training links, judged by the validation links where there are any, and rank.
 
-    With `checkpoints` a run that was stopped goes on; the seconds are those of this process.
+    With `checkpoints` a run that was stopped goes on; the seconds are those of this process. With
+    `log` that folder gets the metrics of training, and a picture of them beside the figures.
     """
     graph = sets.graph(config)
     started = _now()
-    parameters, curve = fit(
-        sets, graph, config, device=device, checkpoints=checkpoints, every=every, patience=patience
-    )
+    with TrainingLog(log) if log else nullcontext() as note:
+        parameters, curve = fit(
+            sets,
+            graph,
+            config,
+            device=device,
+            checkpoints=checkpoints,
+            every=every,
+            patience=patience,
+            note=note,
+        )
     trained = _now()
     metrics, per_head = _judged(sets, graph, parameters.to(pick_device(device)), ks)
     ranked = _now()
@@ -102,6 +118,8 @@ def evaluate_links(
         "seconds": {"training": trained[0] - started[0], "ranking": ranked[0] - trained[0]},
         "cpu_seconds": {"training": trained[1] - started[1], "ranking": ranked[1] - trained[1]},
     }
+    if log:
+        draw(log / PICTURE, read_metrics(log), *bars_of(report))
     return Evaluated(parameters, graph, report)
 
 
@@ -114,16 +132,15 @@ def fit(
     checkpoints: Path | None,
     every: int,
     patience: int,
+    note: TrainingLog | None = None,
 ) -> tuple[Parameters, list[dict[str, float]]]:
     """Train; returns the parameters of the best epoch, and the judgements by epoch."""
     figure, judge = _judge(sets, graph)
-    curve: list[float] = []
     with progress() as bar:
-        show = _shown(bar, curve, figure)
+        watch = _Watch(bar, figure, note)
 
         def judged(parameters: Parameters) -> float:
-            curve.append(judge(parameters))
-            return curve[-1]
+            return watch.judged(judge(parameters))
 
         validation = None if sets.valid is None else Validation(judged, every, patience)
         parameters = train(
@@ -132,8 +149,9 @@ def fit(
             device=device,
             checkpoint_dir=checkpoints,
             validation=validation,
-            on_progress=show,
+            on_progress=watch,
         )
+    curve = watch.curve
     if checkpoints is not None and (
         done := load_checkpoint(checkpoints, fingerprint(graph, config, None))
     ):
@@ -194,21 +212,28 @@ def _counted(sets: LinkSets) -> dict[str, Any]:
     }
 
 
-def _shown(bar: Bar, curve: Sequence[float], figure: str) -> OnProgress:
-    """Show how far a training is: its rate, its loss, and how it was judged last."""
-    task = bar.add_task("train", total=None, note="")
-    started, triples = time.perf_counter(), 0
+class _Watch:
+    """Shows how far a training is, and how it was judged last; writes both into the log."""
 
-    def show(at: Progress) -> None:
-        nonlocal triples
-        triples += at.triples
-        rate = triples / max(1e-9, time.perf_counter() - started)
-        note = f"{rate / 1000:,.0f}k triples/s, loss {at.loss:.3f}"
-        if curve:
-            note += f", {figure} {curve[-1]:.4f}, best {max(curve):.4f}"
-        bar.update(task, completed=at.step, total=at.total, note=note)
+    def __init__(self, bar: Bar, figure: str, log: TrainingLog | None) -> None:
+        self._bar, self._figure, self._log = bar, figure, log
+        self._task = bar.add_task("train", total=None, note="")
+        self._pace, self._epoch = Pace(), 0
+        #: The judgements of this process.
+        self.curve: list[float] = []
 
-    return show
+    def __call__(self, at: Progress) -> None:
+        self._epoch = at.epoch + 1
+        note = self._log(at) if self._log else in_words(at, self._pace.after(at))
+        if self.curve:
+            note += f", {self._figure} {self.curve[-1]:.4f}, best {max(self.curve):.4f}"
+        self._bar.update(self._task, completed=at.step, total=at.total, note=note)
+
+    def judged(self, value: float) -> float:
+        self.curve.append(value)
+        if self._log:
+            self._log.judged(self._epoch, self._figure, value)
+        return value
 
 
 def _now() -> tuple[float, float]:

@@ -37,6 +37,20 @@ def link_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
+def bars_of(report: Mapping[str, Any]) -> tuple[dict[str, dict[str, float]], str]:
+    """What a picture shows of the test links, and its name.
+
+    Recall@k of the model and of popularity by k, or else the MRR of the largest relations.
+    """
+    if "per_head" in report:
+        ways = report["per_head"]["test"]
+        keys = [key for key in ways["model"] if key.startswith("recall@")]
+        return {key: {way: ways[way][key] for way in ways} for key in keys}, "recall"
+    relations = report["metrics"]["test"]["relations"]
+    largest = sorted(relations, key=lambda name: -relations[name]["links"])[:_TOLD]
+    return {name: {report["model"]: relations[name]["mrr"]} for name in largest}, "mrr"
+
+
 def _add_relations(table: Table, relations: Mapping[str, Mapping[str, float]]) -> None:
     if len(relations) < 2:
         return

@@ -31,6 +31,7 @@ from torch import Tensor
 from provender.plugin.errors import CheckpointError
 from provender.plugin.files import sync
 
+Rows = NDArray[np.float32]
 #: Rows that pass at once between a file and a device that files cannot be read into.
 _BLOCK = 2**15
 
@@ -57,6 +58,10 @@ class Partitioning:
     def rows(self, entity: str, partition: int) -> int:
         """How many entities of a dealt type a partition has."""
         return (self.counts[entity] + self.partitions - 1 - partition) // self.partitions
+
+    def ids(self, entity: str, partition: int) -> NDArray[np.int64]:
+        """Which entities of a dealt type a partition has, by row: their ids within the type."""
+        return np.arange(partition, self.counts[entity], self.partitions)
 
     def size(self, partition: int) -> int:
         """How many rows a partition has."""
@@ -151,15 +156,22 @@ class PartitionFiles:
             for part in parts:
                 _read(file, part)
 
-    def in_order(self, entity: str) -> Iterator[NDArray[np.float32]]:
+    def mapped(self, partition: int) -> tuple[list[Rows], list[Rows]]:
+        """The vectors (m, d) and the sums (m,) of each dealt type, read when they are looked at."""
+        deal = self.partitioning
+        counts = [deal.rows(each, partition) for each in deal.dealt]
+        ends, total = np.cumsum(counts)[:-1], sum(counts)
+        if not total:
+            nothing = np.zeros((0, self.dim), np.float32)
+            return [nothing for _ in counts], [nothing[:, 0] for _ in counts]
+        flat = np.memmap(self._found(partition), "<f4", "r")
+        vectors, sums = flat[: total * self.dim].reshape(total, self.dim), flat[total * self.dim :]
+        return np.split(vectors, ends), np.split(sums, ends)
+
+    def in_order(self, entity: str) -> Iterator[Rows]:
         """The vectors of a dealt type in the order of ids, a block (b, d) at a time."""
-        deal, dealt = self.partitioning, self.partitioning.dealt
-        mapped = []
-        for partition in range(deal.partitions):
-            before = sum(deal.rows(each, partition) for each in dealt[: dealt.index(entity)])
-            rows = np.memmap(self._found(partition), "<f4", "r")[before * self.dim :]
-            count = deal.rows(entity, partition)
-            mapped.append(rows[: count * self.dim].reshape(count, self.dim))
+        deal, which = self.partitioning, self.partitioning.dealt.index(entity)
+        mapped = [self.mapped(partition)[0][which] for partition in range(deal.partitions)]
         step = max(1, _BLOCK // deal.partitions)
         for start in range(0, deal.rows(entity, 0), step):
             parts = [rows[start : start + step] for rows in mapped]

@@ -36,6 +36,11 @@ class Pace:
         return self._triples / max(now - self._began, 1e-9)
 
 
+def in_words(at: Progress, rate: float) -> str:
+    """A progress for a progress bar, `rate` in triples a second."""
+    return f"loss {at.loss:.3f}, {rate:,.0f} triples/s"
+
+
 class TrainingLog:
     """Writes what a training tells of itself into a folder, every so many seconds.
 
@@ -55,7 +60,7 @@ class TrainingLog:
         self._rate, self._last = self._pace.after(at), at
         if time.monotonic() >= self._due:
             self._write()
-        return f"loss {at.loss:.3f}, {self._rate:,.0f} triples/s"
+        return in_words(at, self._rate)
 
     def judged(self, epoch: int, figure: str, value: float) -> None:
         """Note what an epoch was judged by, such as ("mrr", 0.3)."""

@@ -17,6 +17,7 @@ from click.testing import Result
 from safetensors import safe_open
 
 from provender.producers.scores import SCORES
+from provender.producers.training_log import read_metrics
 from provender.producers.vectors import load_vectors
 
 Provender = Callable[..., Result]
@@ -88,11 +89,26 @@ def test_every_model_learns_a_graph_and_reports_it(
     assert report["seconds"]["training"] > 0
 
 
+def test_training_is_watched_by_epoch_and_drawn(
+    graph: list[str], settings: list[str], tmp_path: Path, provender: Provender
+) -> None:
+    path, folder = tmp_path / "report.json", tmp_path / "log"
+    words = [*graph, *settings, "--report", path, "--validate-every", 5, "--log", folder]
+    curve = _report(provender("evaluate", "kg", *words), path)["curve"]
+    told = read_metrics(folder)
+    assert [{"epoch": one["epoch"], "mrr": one["mrr"]} for one in told if "mrr" in one] == curve
+    losses = [one["loss"] for one in told if "loss" in one]
+    assert losses[-1] < losses[0]
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_interactions_are_ranked_by_head_beside_popularity(
     clicks: list[str], settings: list[str], tmp_path: Path, provender: Provender
 ) -> None:
     path = tmp_path / "report.json"
     words = [*clicks, *settings, "--relation", "click", "--k", 5, "--k", 2, "--report", path]
+    words += ["--log", tmp_path / "log"]
     result = provender("evaluate", "kg", *words)
     report = _report(result, path)
     assert (report["relation"], report["data"]["kind"]) == ("click", "interactions")
@@ -105,6 +121,7 @@ def test_interactions_are_ranked_by_head_beside_popularity(
     assert report["metrics"]["valid"]["mrr"] > 0
     assert "recall@20" in report["curve"][0]
     assert f"{test['popularity']['ndcg@5']:.4f}" in result.stdout
+    assert (tmp_path / "log" / "curves.png").is_file()
 
 
 def test_valid_may_be_left_out_and_what_is_unseen_is_told(
