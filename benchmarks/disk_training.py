@@ -31,8 +31,9 @@ import pyarrow as pa
 import torch
 
 from provender.producers.bucket_order import loads, visits
-from provender.producers.disk_training import FinishedTable, train_on_disk
+from provender.producers.disk_training import train_on_disk
 from provender.producers.edge_streams import BLOCK, EdgeBlock
+from provender.producers.finished_table import FinishedTable
 from provender.producers.graph import TripleGraph
 from provender.producers.trainer import train
 from provender.producers.transra_config import TransRAConfig

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -149,32 +149,28 @@ class DiskRun:
         self.order = visits(deal.partitions, config.partitions_held)
         self.epochs = config.refresh_epochs if former else config.epochs
         self.held = HeldPartitions(self.files, self.layout, device, self._first)
-        #: What lies in the same places: the table, and the parent's vectors where there is one.
-        self.beside: list[HeldPartitions] = []
-        self.former = None
+        self.former: FormerPartitions | None = None
+        self.anchors: HeldPartitions | None = None
         if former:
             place = folder / "parent"
             self.former = FormerPartitions(place, former, self.sources, self.order, mark)
-            self.beside = [self.former.held(device)]
+            self.anchors = self.former.held(device)
         self.state = self._start(former)
 
-    def train(
-        self, on_progress: OnProgress | None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def train(self, on_progress: OnProgress | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Train to the end; returns the rows of the whole types, and the relations' parameters."""
         at = self._resume()
-        for each in (self.held, *self.beside):
-            in_huge_pages(each.entity)
+        for table in self._tables():
+            in_huge_pages(table.entity)
         keep_freed_memory()
-        total, saved = self.config.epochs * self._chunks(), time.monotonic()
-        with (
-            self.held as held,
-            Workers(self.config.cpu_threads, self.device, self._step) as workers,
-        ):
-            while at.epoch < self.config.epochs:
+        total, saved = self._chunks(), time.monotonic()
+        with ExitStack() as stack:
+            for table in self._tables():
+                stack.enter_context(table)
+            workers = stack.enter_context(Workers(self.config.cpu_threads, self.device, self._step))
+            while at.epoch < self.epochs:
                 turn = at.epoch * len(self.order) + at.chunk
-                held.hold(self._visit(turn).held, version=turn)
-                held.read_ahead(self._visit(turn + 1).held)
+                self._hold(turn)
                 step = at.step
                 for done in self._train_visit(turn, workers):
                     step += len(done)
@@ -183,10 +179,10 @@ class DiskRun:
                 epoch, chunk = divmod(turn + 1, len(self.order))
                 at = Position(epoch, chunk, step)
                 minutes = (time.monotonic() - saved) / 60
-                if minutes >= self.config.checkpoint_minutes or epoch == self.config.epochs:
-                    held.flush(version=turn + 1)
+                if minutes >= self.config.checkpoint_minutes or epoch == self.epochs:
+                    self.held.flush(version=turn + 1)
                     self.files.sync()
-                    save_checkpoint(checkpoints, self.mark, Checkpoint(at, self._tensors()))
+                    save_checkpoint(self.checkpoints, self.mark, Checkpoint(at, self._tensors()))
                     self.files.commit()
                     saved = time.monotonic()
         counts = self.buckets.partitioning.counts
@@ -195,10 +191,22 @@ class DiskRun:
         relation = {name: one.cpu() for name, one in self.state.parameters.relation.items()}
         return dict(zip(whole, rows, strict=True)), relation
 
+    def _tables(self) -> list[HeldPartitions]:
+        """What lies in the same places: the table, and the anchors where there are any."""
+        return [self.held, self.anchors] if self.anchors else [self.held]
+
+    def _hold(self, turn: int) -> None:
+        """Have a turn's partitions in memory, and begin to read those of the next."""
+        self.held.hold(self._visit(turn).held, version=turn)
+        if self.anchors:
+            self.anchors.hold(self._visit(turn).held, version=None)
+        for table in self._tables():
+            table.read_ahead(self._visit(turn + 1).held)
+
     def _visit(self, turn: int) -> Visit:
         """The visit of a turn, counted over all epochs; each epoch names the partitions anew."""
         epoch, index = divmod(turn, len(self.order))
-        if epoch == self.config.epochs:
+        if epoch == self.epochs:
             return Visit((), ())
         deal = self.buckets.partitioning.partitions
         names = torch.randperm(deal, generator=generator_of(self.config.seed, epoch, -1))
@@ -207,8 +215,10 @@ class DiskRun:
     def _train_visit(self, turn: int, workers: Workers) -> Iterator[list[tuple[int, float]]]:
         """Train on the edges of a visit; yields the triples and mean losses of blocks of chunks."""
         visit = self._visit(turn)
-        source = self._source(visit)
-        self.run = Run.over(source, self.config, None)
+        source, reference = self.sources.source(visit, self.held.slot), None
+        if self.anchors:
+            reference = Reference(self.anchors.entity, self.anchors.squares > 0)
+        self.run = VisitRun.over(source, self.config, reference)
         plan = EpochPlan.cut(source.graph, self.config.chunk_size, self.config.seed, turn)
         for start in range(0, len(plan.chunks), workers.block):
             block = range(start, min(start + workers.block, len(plan.chunks)))
@@ -218,41 +228,47 @@ class DiskRun:
         return self.run.step(self.state, plan, index)
 
     def _chunks(self) -> int:
-        """The chunks of one epoch; the same in each, as far as buckets are alike."""
-        sizes = [
-            sum(self.buckets.counts[bucket] for bucket in one.buckets)
-            for one in (self._visit(turn) for turn in range(len(self.order)))
-        ]
-        return int(sum(np.ceil(size / self.config.chunk_size).sum() for size in sizes))
+        """The chunks of all epochs."""
+        turns = range(self.epochs * len(self.order))
+        edges = (
+            sum(self.buckets.counts[bucket] for bucket in self._visit(turn).buckets)
+            for turn in turns
+        )  # (R,) each
+        return int(sum(np.ceil(each / self.config.chunk_size).sum() for each in edges))
 
     def _first(self, partition: int, parts: Sequence[Tensor]) -> None:
-        """Draw first vectors, as `first_entities` does."""
+        """Begin with the former vectors of a partition, or with random ones."""
+        self._draw(partition, parts)
+        if self.former:
+            self.former.start(partition, parts)
+
+    def _draw(self, partition: int, parts: Sequence[Tensor]) -> None:
+        """Draw first vectors, as `random_entities` does."""
         generator = generator_of(self.config.seed, -1 - partition)
         size = self.config.init_norm / self.config.dim**0.5
         for part in parts:
             for block in part.split(_DRAWN):
                 block.copy_(torch.randn(block.shape, generator=generator) * size)
 
-    def _start(self) -> TrainingState:
-        relations = len(self.buckets.relations)
-        relation = identity(self.config.model, relations, self.config.dim)
+    def _start(self, former: Former | None) -> TrainingState:
         nothing = torch.zeros(0, dtype=torch.int64)
         shape = TripleGraph(
             tuple(self.buckets.relations), {}, nothing, nothing, nothing, nothing.float()
         )
+        parent = former.parent if former else None
+        relation = first_relations(shape, self.config.model, self.config.dim, parent)
         if (anchor := anchor_of(shape, self.config)) is not None:
             relation["deviation"][anchor] = 0.0
-        moments = {
-            name: torch.zeros(len(values), 2, *values.shape[1:], device=self.device)
-            for name, values in relation.items()
-        }
-        self._first(self.config.partitions, [self.held.entity[at] for at in self.layout.whole()])
-        relation = {name: values.to(self.device) for name, values in relation.items()}
+        moments, steps = first_moments(shape, relation, None)
+        whole = [self.held.entity[at] for at in self.layout.whole()]
+        self._draw(self.config.partitions, whole)
+        if self.former:
+            self.former.start_whole(whole)
         return TrainingState(
-            parameters=Parameters(self.config.model, self.held.entity, relation),
+            parameters=Parameters(self.config.model, self.held.entity, _to(relation, self.device)),
             squares=self.held.squares,
-            moments=moments,
-            steps=torch.zeros(relations, dtype=torch.int64),
+            moments=_to(moments, self.device),
+            steps=steps,
         )
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -268,9 +284,9 @@ class DiskRun:
             "versions": self.files.versions,
         }
 
-    def _resume(self, checkpoints: Path) -> Position:
+    def _resume(self) -> Position:
         """Go back to the newest checkpoint, if there is one."""
-        found = load_checkpoint(checkpoints, self.mark)
+        found = load_checkpoint(self.checkpoints, self.mark)
         if found is None:
             self.files.commit()
             return Position(0, 0, 0)
@@ -278,10 +294,20 @@ class DiskRun:
             if name not in ("slot", "versions"):
                 values.copy_(found.tensors[name])
         self.files.restore(found.tensors["versions"])
-        self.held.restore(found.tensors["slot"])
+        for table in self._tables():
+            table.restore(found.tensors["slot"])
         return found.position
 
 
-def _fingerprint(edges: EdgeStream, config: TransRAConfig, whole_below: int) -> str:
+def _to(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: values.to(device) for name, values in tensors.items()}
+
+
+def _fingerprint(
+    edges: EdgeStream, config: TransRAConfig, former: Former | None, whole_below: int
+) -> str:
+    """A SHA-256 of what a training starts from."""
     text = f"{edges.fingerprint}/{config.hash}/{whole_below}"
+    if former:
+        text += f"/{former.parent.fingerprint}"
     return hashlib.sha256(text.encode()).hexdigest()

@@ -18,6 +18,7 @@ from provender.producers.disk_training import DiskRun, train_on_disk
 from provender.producers.edge_streams import GraphEdges
 from provender.producers.parameters import Parameters
 from provender.producers.trainer import train
+from provender.producers.visit_sources import sampler_of_present
 from tests.producers.disk_world import COUNTS, SMALL, own_topic, planted
 
 GRAPH = planted()
@@ -88,11 +89,9 @@ def _global_ids(run: DiskRun) -> dict[int, int]:
     return ids
 
 
-def test_negatives_come_from_those_in_memory_and_know_how_often(tmp_path: Path) -> None:
+def test_negatives_come_from_those_in_memory_and_know_how_often() -> None:
     degrees = torch.tensor([4, 0, -1, -1, 1, -1], dtype=torch.int32)
-    run = DiskRun.__new__(DiskRun)
-    run.config, run.device = SMALL, torch.device("cpu")
-    sampler = run._sampler(degrees, offset=100)
+    sampler = sampler_of_present(degrees, 100, SMALL, torch.device("cpu"))
     drawn = sampler.draw(20_000, torch.Generator().manual_seed(0))
     powers = np.array([4.0, 0.0, 1.0]) ** SMALL.degree_power
     share = SMALL.uniform_share / 3 + (1 - SMALL.uniform_share) * powers / powers.sum()
