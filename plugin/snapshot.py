@@ -153,7 +153,7 @@ def write_snapshot(
     Args:
         root: the folder of all snapshots.
         keys: int64 or string, ascending and without repetition, length n.
-        vectors: (n, dim) float32, finite.
+        vectors: (n, dim) float32, finite; looked at in blocks, so they may be mapped from a file.
 
     Writing the same content again returns what stands; other content raises SnapshotError, for a
     snapshot never changes.
@@ -177,7 +177,8 @@ def content_checksum(keys: pa.Array, vectors: Vectors) -> str:
     digest = hashlib.sha256()
     for key in _key_bytes(keys):
         digest.update(key)
-    digest.update(np.ascontiguousarray(vectors, dtype="<f4").data)
+    for start in range(0, len(vectors), ROW_GROUP):
+        digest.update(np.ascontiguousarray(vectors[start : start + ROW_GROUP], dtype="<f4").data)
     return digest.hexdigest()
 
 
@@ -187,7 +188,8 @@ def _key_bytes(keys: pa.Array) -> Iterator[bytes]:
         return
     lengths = pc.binary_length(keys).to_numpy(zero_copy_only=False)
     yield lengths.astype("<i8").tobytes()
-    yield "".join(keys.to_pylist()).encode()
+    for start in range(0, len(keys), ROW_GROUP):
+        yield "".join(keys[start : start + ROW_GROUP].to_pylist()).encode()
 
 
 def _check(spec: EmbeddingSpec, keys: pa.Array, vectors: Vectors) -> None:
@@ -197,10 +199,11 @@ def _check(spec: EmbeddingSpec, keys: pa.Array, vectors: Vectors) -> None:
             f"{vectors.dtype} vectors of shape {vectors.shape}",
             f"float32 of shape ({len(keys)}, {spec.dim}): one row a key, as declared",
         )
-    finite = np.isfinite(vectors).all(axis=1)
-    if not finite.all():
-        row = int(np.argmin(finite))
-        raise _refused(spec, f"NaN or Inf in the vector of {keys[row]}", "finite numbers")
+    for start in range(0, len(keys), ROW_GROUP):
+        finite = np.isfinite(vectors[start : start + ROW_GROUP]).all(axis=1)
+        if not finite.all():
+            key = keys[start + int(np.argmin(finite))]
+            raise _refused(spec, f"NaN or Inf in the vector of {key}", "finite numbers")
     if not (pa.types.is_int64(keys.type) or pa.types.is_string(keys.type)):
         raise _refused(spec, f"keys of type {keys.type}", "int64 or string keys")
     if keys.null_count:

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from provender.plugin.errors import ConfigError, TrainingError
+from provender.producers import ranks
 from provender.producers.bucket_order import Visit, renamed, visits
 from provender.producers.buckets import EdgeBuckets, bucket_edges
 from provender.producers.checkpoint import Checkpoint, Position, load_checkpoint, save_checkpoint
@@ -101,7 +102,7 @@ def train_on_disk(
 
 
 def check_on_disk(config: TransRAConfig) -> None:
-    """Raise ConfigError for a setting that only a training in memory can follow."""
+    """Raise ConfigError for what only a training in memory can do."""
     for field, lacking in _IN_MEMORY.items():
         if getattr(config, field):
             raise ConfigError(
@@ -110,6 +111,13 @@ def check_on_disk(config: TransRAConfig) -> None:
                 expected=f"one in memory: only there is {lacking}",
                 remedy="Leave it out, or set `partitions: 1`.",
             )
+    if here := ranks.current():
+        raise ConfigError(
+            "partitions",
+            found=f"{config.partitions} in a command over {here.count} processes",
+            expected="one process, where the table is trained from disk",
+            remedy="Run the command without torchrun, or set `partitions: 1`.",
+        )
 
 
 class VisitRun(Run):

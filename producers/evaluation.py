@@ -170,9 +170,14 @@ def popularity(graph: TripleGraph, relation: int) -> Tensor:
 def model_scorer(parameters: Parameters, graph: TripleGraph, relation: int) -> Scorer:
     """The scores of all tails, for batches of heads."""
     one = graph.relations[relation]
-    heads = parameters.left(relation, parameters.entity[graph.span(one.head)])
+    rows = parameters.entity[graph.span(one.head)]
     tails = parameters.right(relation, parameters.entity[graph.span(one.tail)])
-    return lambda batch: parameters.cross(heads[batch.to(heads.device)], tails).cpu()
+
+    def scores(batch: Tensor) -> Tensor:
+        heads = parameters.left(relation, rows[batch.to(rows.device)])
+        return parameters.cross(heads, tails).cpu()
+
+    return scores
 
 
 def rank(

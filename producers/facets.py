@@ -8,9 +8,8 @@ whoever compares a relation's two facets, by that very similarity, has the model
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal
-
-import numpy as np
 
 from provender.plugin.errors import ConfigError
 from provender.plugin.spec import EmbeddingSpec
@@ -18,6 +17,7 @@ from provender.plugin.world import World
 from provender.producers.event_mapping import EventMapping
 from provender.producers.event_set import Relation
 from provender.producers.graph import RelationType, TripleGraph
+from provender.producers.mapped_rows import BLOCK, gathered
 from provender.producers.parameters import Parameters
 from provender.producers.transra_config import TransRAConfig
 from provender.producers.vectors import Vectors
@@ -25,15 +25,20 @@ from provender.producers.vectors import Vectors
 End = Literal["head", "tail"]
 
 
-def facet_vectors(spec: EmbeddingSpec, parameters: Parameters, graph: TripleGraph) -> Vectors:
-    """The vectors (n, d) that a view holds, by key, on the CPU: raw ones or those of its facet."""
+def facet_vectors(
+    spec: EmbeddingSpec, parameters: Parameters, graph: TripleGraph, scratch: Path | None = None
+) -> Vectors:
+    """The vectors (n, d) that a view holds, by key, on the CPU: raw ones or those of its facet.
+
+    Raw ones are no copies. With a `scratch` folder those of a facet are mapped from a file in it.
+    """
     raw = parameters.vectors(graph, spec.entity)
     if spec.relation is None:
         return raw
-    rows = parameters.entity[graph.span(spec.entity)]
+    rows, relation = parameters.entity[graph.span(spec.entity)], graph.index_of(spec.relation)
     side = parameters.left if end_of(spec, graph.relations) == "head" else parameters.right
-    seen = side(graph.index_of(spec.relation), rows).detach().cpu().numpy()
-    return Vectors(raw.keys, np.ascontiguousarray(seen, dtype=np.float32))
+    seen = (side(relation, block).detach().cpu().numpy() for block in rows.split(BLOCK))
+    return Vectors(raw.keys, gathered(seen, len(raw.keys), raw.dim, scratch))
 
 
 def check_facets(specs: Iterable[EmbeddingSpec], world: World, config: TransRAConfig) -> None:

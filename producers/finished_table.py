@@ -5,8 +5,6 @@ The table is mapped from its file and never copied: what follows a training read
 
 from __future__ import annotations
 
-import mmap
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import FileIO
@@ -18,12 +16,10 @@ from torch import Tensor
 
 from provender.plugin.errors import TrainingError
 from provender.plugin.files import whole_file, write_whole
+from provender.producers.mapped_rows import mapped
 from provender.producers.parameters import Parameters, axes_of, covariance_of, rotate
 from provender.producers.partitions import PartitionFiles, write_rows
 from provender.producers.transra_config import TransRAConfig
-
-#: Linux's MAP_NORESERVE, which Python 3.11 does not name: a mapping may be larger than all memory.
-_NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
 
 
 @dataclass(frozen=True)
@@ -50,9 +46,7 @@ class FinishedTable:
     def read(self) -> Parameters:
         """The parameters; the table is mapped, and changes of it stay in memory."""
         with self._table.open("rb") as file:
-            private = mmap.MAP_PRIVATE | _NO_RESERVE
-            mapped = mmap.mmap(file.fileno(), 0, private, mmap.PROT_READ | mmap.PROT_WRITE)
-        table = torch.frombuffer(mapped, dtype=torch.float32).view(self.entities, self.config.dim)
+            table = torch.from_numpy(mapped(file)).view(self.entities, self.config.dim)
         return Parameters(self.config.model, table, load_file(self._relations))
 
     def write(

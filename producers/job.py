@@ -14,6 +14,7 @@ from provender.plugin.home import Home
 from provender.plugin.repo import DeclaredView
 from provender.plugin.spec import EmbeddingSpec
 from provender.plugin.world import World
+from provender.producers.disk_training import check_on_disk
 from provender.producers.facets import check_facets
 from provender.producers.settings import settings_of
 from provender.producers.transra_config import TransRAConfig
@@ -60,7 +61,7 @@ class Job:
 
         Raises ConfigError where the repo has no such view of this producer, where the views of
         the version have several dims or anchors, keys of another type than the world declares or
-        facets that it can't have, or where the world's settings do not fit.
+        facets that it can't have, or where the world's settings do not fit, or do not fit together.
         """
         versions = versions_of(views, family)
         chosen = max(versions) if version is None else version
@@ -73,6 +74,8 @@ class Job:
             _check_key(view, world)
         config = _config(world, mine[0].spec, _declared_versions(views))
         _check_anchored(name, mine[0].spec, config)
+        if config.partitions > 1:
+            check_on_disk(config)
         check_facets([view.spec for view in mine], world, config)
         return cls(world, data, home, tuple(view.spec for view in mine), config, device)
 

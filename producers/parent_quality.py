@@ -8,6 +8,7 @@ and the version are the same model a day earlier, so the figure stands for the v
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -57,14 +58,16 @@ def judge_parent(job: Job, parent: Snapshot | None, events: EventSet) -> Judgeme
     )
 
 
-def load_run(job: Job, run_id: str) -> Parent:
+def load_run(job: Job, run_id: str, scratch: Path | None = None) -> Parent:
     """What a finished run hands to the next: vectors, relations, optimizers, who has vanished.
+
+    With a `scratch` folder its vectors are mapped from files in it and not in memory.
 
     Raises CheckpointError where they can't be read.
     """
     folder = job.home.runs / run_id / "model"
     return Parent(
-        load_vectors(folder),
+        load_vectors(folder, scratch),
         load_relations(folder / "relations.safetensors"),
         OptimizerState.load(folder / STATE),
         load_vanished(folder),

@@ -1,7 +1,9 @@
 """One refresh of one version of TransRA: events before T in, the snapshots of its views out.
 
 What a refresh keeps lies in ``<home>/runs/<run id>``: the events as they were read, the checkpoints
-and, once trained, the vectors and relations that the next refresh starts from. A run's id follows
+and, once trained, the vectors and relations that the next refresh starts from. With `partitions`
+there is the folder ``disk`` instead of checkpoints, and whole tables are only mapped from files:
+that of this refresh, and the parent's, from the training to the last snapshot. A run's id follows
 from its world, configuration, as-of time and parent, so a run that was killed at any point is found
 again by running the same command, and goes on.
 """
@@ -20,7 +22,10 @@ from provender.plugin.manifest import RunInfo
 from provender.plugin.snapshot import Snapshot, find_snapshot
 from provender.plugin.spec import EmbeddingSpec
 from provender.producers.counters import counters_path, write_counters
+from provender.producers.disk_parent import Former
+from provender.producers.disk_training import train_on_disk
 from provender.producers.drift_gate import newest_before
+from provender.producers.edge_streams import GraphEdges
 from provender.producers.event_mapping import EventMapping
 from provender.producers.events import EventSet, read_events
 from provender.producers.facets import facet_vectors
@@ -31,7 +36,7 @@ from provender.producers.parameters import Parameters
 from provender.producers.parent_quality import graph_of, judge_parent, load_run
 from provender.producers.publish import Finding, Gate, check_entities, publish, published
 from provender.producers.rehearsal import Rehearsal, rehearse
-from provender.producers.trainer import train
+from provender.producers.trainer import Progress, train
 from provender.producers.training_log import TrainingLog
 from provender.producers.training_state import optimizers_at_end
 from provender.producers.vanished import Vanished, carried, save_vanished
@@ -40,6 +45,8 @@ from provender.producers.warm_start import Parent, save_relations
 
 #: Of a run's folder: what its training told of itself.
 LOG = "log"
+#: Of a run's folder: where a table lies that is trained from disk.
+DISK = "disk"
 #: (what is being done, steps done, steps in all, a note such as the loss)
 OnStage = Callable[[str, int, int, str], None]
 
@@ -67,7 +74,10 @@ class Refresh:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained refresh in memory: what was read, what was learned, what the next one needs."""
+    """A trained refresh: what was read, what was learned, what the next one needs.
+
+    With a `scratch` folder whole tables are mapped from files, and not in memory.
+    """
 
     events: EventSet
     graph: TripleGraph
@@ -75,6 +85,7 @@ class Trained:
     optimizers: OptimizerState | None = None
     vanished: Mapping[str, Vanished] = field(default_factory=dict)
     rehearsal: Rehearsal | None = None
+    scratch: Path | None = None
 
     def vectors(self) -> dict[str, Vectors]:
         """The raw vectors of every entity type."""
@@ -82,7 +93,7 @@ class Trained:
 
     def vectors_of(self, spec: EmbeddingSpec) -> Vectors:
         """The vectors that a view holds: its entity's, raw or as its facet."""
-        return facet_vectors(spec, self.parameters, self.graph)
+        return facet_vectors(spec, self.parameters, self.graph, self.scratch)
 
 
 def refresh(
@@ -132,21 +143,33 @@ def restore(job: Job, as_of: datetime, on_stage: OnStage) -> Trained:
     parent = parent_of(job, as_of)
     folder = job.home.runs / run_id_of(job, as_of, parent)
     events, graph = read_graph(job, as_of, folder / "events", on_stage)
-    start, checkpoints = _load_parent(job, parent), folder / "checkpoints"
+    scratch = folder / DISK if job.config.partitions > 1 else None
+    start = _load_parent(job, parent, scratch)
     rehearsal = _rehearsed(job, events, parent, folder / "rehearsal", on_stage)
     config = rehearsal.settle(job.config, refresh=parent is not None) if rehearsal else job.config
     with TrainingLog(folder / LOG) as note:
-        parameters = train(
-            graph,
-            config,
-            device=job.device,
-            checkpoint_dir=checkpoints,
-            parent=start,
-            on_progress=lambda at: on_stage("train", at.step, at.total, note(at)),
-        )
-    optimizers = optimizers_at_end(checkpoints, graph, config, start)
+
+        def tell(at: Progress) -> None:
+            on_stage("train", at.step, at.total, note(at))
+
+        if scratch is None:
+            at = folder / "checkpoints"
+            parameters = train(
+                graph, config, device=job.device, checkpoint_dir=at, parent=start, on_progress=tell
+            )
+            optimizers = optimizers_at_end(at, graph, config, start)
+        else:
+            former, optimizers = Former(start, graph.keys) if start else None, None
+            parameters = train_on_disk(
+                GraphEdges(graph),
+                config,
+                scratch,
+                former=former,
+                device=job.device,
+                on_progress=tell,
+            )
     vanished = _vanished(job, parent, start, graph, as_of)
-    return Trained(events, graph, parameters, optimizers, vanished, rehearsal)
+    return Trained(events, graph, parameters, optimizers, vanished, rehearsal, scratch)
 
 
 def read_graph(
@@ -233,10 +256,11 @@ def _vanished(
     return carried(start.vectors, start.vanished, former_as_of, graph.keys, as_of, keep)
 
 
-def _load_parent(job: Job, parent: Snapshot | None) -> Parent | None:
+def _load_parent(job: Job, parent: Snapshot | None, scratch: Path | None = None) -> Parent | None:
     """The parent's raw vectors of all entity types; where its run is gone, the published ones.
 
-    The optimizers of another version had gradients of another size: they stay behind.
+    The optimizers of another version had gradients of another size: they stay behind. With a
+    `scratch` folder a run's vectors are mapped from files in it.
 
     Raises CheckpointError where the run is gone and only facets of it were published.
     """
@@ -244,7 +268,7 @@ def _load_parent(job: Job, parent: Snapshot | None) -> Parent | None:
         return None
     known = parent.manifest
     if (job.home.runs / known.run_id / "model").is_dir():
-        loaded = load_run(job, known.run_id)
+        loaded = load_run(job, known.run_id, scratch)
         return loaded if known.version == job.version else replace(loaded, state=None)
     found = {
         spec.entity: find_snapshot(job.home.snapshots, f"{spec.name}_v{known.version}", known.as_of)

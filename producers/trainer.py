@@ -269,6 +269,7 @@ def _check_in_memory(config: TransRAConfig) -> None:
         raise ConfigError(
             "partitions",
             found=str(config.partitions),
-            expected="1 where the table is trained in memory, as all commands do",
+            expected="1 where a table is trained in memory: `produce` and `refresh` train larger "
+            "ones from disk",
             remedy="Leave it out, or call producers.disk_training.train_on_disk.",
         )

@@ -218,13 +218,14 @@ class TransRAConfig(BaseModel):
     partitions: int = Field(
         1,
         ge=1,
-        description="Of `train_on_disk`: deal the entities out over so many files and train pairs "
-        "of them, where the table is larger than memory; 1 keeps it there.",
+        description="Deal the entities out over so many files and train pairs of them, where the "
+        "table is larger than memory; 1 keeps it there. Of `produce` and `refresh`.",
     )
     partitions_held: int = Field(
         3,
         ge=2,
-        description="So many partitions are in memory at once, and one more that is read ahead.",
+        description="So many partitions are in memory at once, and one more that is read ahead; "
+        "of the parent's vectors, where there is one, as many again.",
     )
 
     @field_validator("relations")

@@ -13,6 +13,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from provender.plugin.errors import CheckpointError
+from provender.producers.mapped_rows import BLOCK, gathered
+
+#: Of vectors in a row group, at most.
+_GROUP_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +39,22 @@ class Vectors:
 def save_vectors(folder: Path, vectors: Mapping[str, Vectors]) -> None:
     """Write the vectors of every entity type into an existing folder, one Parquet file each."""
     for entity, rows in vectors.items():
-        pq.write_table(to_table(rows), folder / f"{entity}.parquet")
+        # No two vectors are alike; and whoever writes a group or reads one holds it in memory.
+        pq.write_table(
+            to_table(rows),
+            folder / f"{entity}.parquet",
+            row_group_size=max(1, _GROUP_BYTES // (4 * rows.dim)),
+            use_dictionary=False,
+        )
 
 
-def load_vectors(folder: Path) -> dict[str, Vectors]:
-    """Read back what :func:`save_vectors` wrote, by entity type; raises CheckpointError."""
+def load_vectors(folder: Path, scratch: Path | None = None) -> dict[str, Vectors]:
+    """Read back what :func:`save_vectors` wrote, by entity type; raises CheckpointError.
+
+    With a `scratch` folder the vectors are mapped from files in it and not in memory.
+    """
     try:
-        tables = {path.stem: pq.read_table(path) for path in sorted(folder.glob("*.parquet"))}
+        return {path.stem: _load(path, scratch) for path in sorted(folder.glob("*.parquet"))}
     except (OSError, pa.ArrowInvalid) as error:
         raise CheckpointError(
             f"vectors in {folder}",
@@ -49,7 +62,18 @@ def load_vectors(folder: Path) -> dict[str, Vectors]:
             expected="the Parquet files that the run wrote",
             remedy="Remove the run's folder; its refresh is then warm-started from its snapshots.",
         ) from None
-    return {entity: from_table(table) for entity, table in tables.items()}
+
+
+def _load(path: Path, scratch: Path | None) -> Vectors:
+    """The vectors of one file, decoded in blocks."""
+    with pq.ParquetFile(path) as file:
+        keys = file.read(columns=["key"])["key"].combine_chunks()
+        dim = file.schema_arrow.field("vector").type.list_size
+        blocks = (
+            batch["vector"].flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+            for batch in file.iter_batches(BLOCK, columns=["vector"])
+        )
+        return Vectors(keys, gathered(blocks, len(keys), dim, scratch))
 
 
 def to_table(rows: Vectors) -> pa.Table:
