@@ -26,12 +26,14 @@ from provender.producers.transra_config import TransRAConfig
 class Chunk:
     """B triples of one relation and K negatives a side.
 
-    `rows` (U,) are unique global ids. `place` (2 (B + K) + B H,) are positions in it: of the heads,
-    the negative heads, the tails, the negative tails, and each triple's own H hard negatives.
+    `rows` (U,) are unique global ids. `place` (E,) are positions in it: of the heads, the negative
+    heads, the negative tails, the tails, and each triple's own H hard negatives. Where both ends
+    are of one type, `one_type`, the same negatives serve both sides and are there once, and each
+    triple's head is a negative of its tail, and the other way round.
     `weight` (B,) weighs the triples' losses; `log_expected_head` and `log_expected_tail` (K,) say
     how often a negative was expected; `hit_head` and `hit_tail` are the rows and columns of (B, K)
     where negatives do not count, None where all do; `hit_hard` bool (B, H) says the same of hard
-    ones, None where H is 0. `loops` says that both ends are of one type.
+    ones, None where H is 0.
     """
 
     relation: int
@@ -42,13 +44,24 @@ class Chunk:
     log_expected_tail: Tensor
     hit_head: Hits | None
     hit_tail: Hits | None
-    loops: bool = False
+    one_type: bool = False
     hit_hard: Tensor | None = None
 
-    def are_loops(self) -> Tensor:
+    @property
+    def heads(self) -> slice:
+        """Where in `place` the heads are, then the negative ones."""
+        return slice(0, len(self.weight) + len(self.log_expected_head))
+
+    @property
+    def tails(self) -> slice:
+        """Where in `place` the negative tails are, then the tails."""
+        first = len(self.weight) if self.one_type else self.heads.stop
+        return slice(first, first + len(self.log_expected_tail) + len(self.weight))
+
+    def loops(self) -> Tensor:
         """Which triples have one entity at both ends: bool (B,)."""
-        count, side = len(self.weight), len(self.weight) + len(self.log_expected_head)
-        return self.place[:count] == self.place[side : side + count]
+        count = len(self.weight)
+        return self.place[:count] == self.place[self.tails][-count:]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,15 +128,19 @@ class ChunkSource:
         one = self.graph.relations[relation]
         heads, tails = self.samplers[one.head], self.samplers[one.tail]
         edges = edges.to(self.device)
+        one_type = one.head == one.tail
         negative_head = heads.draw(self.negatives, generator).to(self.device)
-        negative_tail = tails.draw(self.negatives, generator).to(self.device)
+        negative_tail = negative_head
+        if not one_type:
+            negative_tail = tails.draw(self.negatives, generator).to(self.device)
         head, tail = self.head.index_select(0, edges), self.tail.index_select(0, edges)
-        ends, hit_hard = [head, negative_head, tail, negative_tail], None
+        negatives = [negative_head] if one_type else [negative_head, negative_tail]
+        ends, hit_hard = [head, *negatives, tail], None
         if relation in self.hard:
             hard, hit_hard = self.hard[relation].draw(head, tail, generator)
             ends.append(hard.flatten())
         rows, place = torch.unique(torch.cat(ends), return_inverse=True)
-        hit_head, hit_tail = self._hits(relation, *ends[:4])
+        hit_head, hit_tail = self._hits(relation, head, negative_head, tail, negative_tail)
         return Chunk(
             relation=relation,
             rows=rows,
@@ -133,7 +150,7 @@ class ChunkSource:
             log_expected_tail=tails.log_expected(negative_tail),
             hit_head=hit_head,
             hit_tail=hit_tail,
-            loops=one.head == one.tail,
+            one_type=one_type,
             hit_hard=hit_hard,
         )
 

@@ -76,10 +76,10 @@ def chunk_gradients(
     ends = projected.index_select(0, chunk.place)
     heads, tails, hard = _parts(ends, chunk)
     moved = score.move(heads, relation)
-    left, right = moved[:count], tails[:count]
-    loops = [heads[:count], score.move(right, relation)] if chunk.loops else []
+    left, right = moved[:count], tails[-count:]
+    loops = [heads[:count], score.move(right, relation)] if chunk.one_type else []
     tail_side = _side(
-        (left, tails[count:]),
+        (left, tails[:-count]),
         [*hard.unbind(1), *loops[:1]],
         chunk.log_expected_tail,
         _hits(chunk.hit_tail, chunk.hit_hard, chunk),
@@ -99,28 +99,30 @@ def chunk_gradients(
     of_heads, of_tails, of_hard = _parts(back, chunk)
     torch.add(of_tail.queries, of_left, out=of_heads[:count])
     of_heads[count:] = of_head.candidates
-    torch.add(of_head.queries, of_right, out=of_tails[:count])
-    of_tails[count:] = of_tail.candidates
-    of_hard.copy_(of_tail.alone[:, : of_hard.shape[1]])
     of_moved, of_relation = score.move_back(of_heads, heads, relation)
     if of_moved is not of_heads:
         of_heads.copy_(of_moved)
-    if chunk.loops:
+    torch.add(of_head.queries, of_right, out=of_tails[-count:])
+    of_hard.copy_(of_tail.alone[:, : of_hard.shape[1]])
+    if chunk.one_type:
+        of_tails[:-count].add_(of_tail.candidates)
         of_heads[:count].add_(of_tail.alone[:, -1])
         of_right, of_loops = score.move_back(of_head.alone[:, -1], right, relation)
-        of_tails[:count].add_(of_right)
+        of_tails[-count:].add_(of_right)
         of_relation = {name: value + of_loops[name] for name, value in of_relation.items()}
+    else:
+        of_tails[:-count] = of_tail.candidates
     gathered = torch.zeros_like(projected).index_add_(0, chunk.place, back)
     of_rows, of_projection = score.project_back(gathered, rows, relation, objective.product)
     return 0.5 * (by_tail + by_head), of_rows, {**of_relation, **of_projection}
 
 
 def _parts(ends: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor]:
-    """Heads and tails (B + K, d), the triples' own first, and hard negatives (B, H, d)."""
-    count, side = len(chunk.weight), len(chunk.weight) + len(chunk.log_expected_tail)
-    hard = ends[2 * side :]
+    """Heads and negative heads (B + K, d), negative tails and tails, hard negatives (B, H, d)."""
+    hard = ends[chunk.tails.stop :]
+    count = len(chunk.weight)
     shape = count, len(hard) // count, ends.shape[1]
-    return ends[:side], ends[side : 2 * side], hard.view(shape)
+    return ends[chunk.heads], ends[chunk.tails], hard.view(shape)
 
 
 def _side(
@@ -146,8 +148,8 @@ def _hits(shared: Hits | None, hard: Tensor | None, chunk: Chunk) -> Hits | None
         rows, columns = hard.nonzero(as_tuple=True)
         found.append((rows, columns + first))
         first += hard.shape[1]
-    if chunk.loops:
-        (rows,) = chunk.are_loops().nonzero(as_tuple=True)
+    if chunk.one_type:
+        (rows,) = chunk.loops().nonzero(as_tuple=True)
         found.append((rows, torch.full_like(rows, first)))
     return (torch.cat([r for r, _ in found]), torch.cat([c for _, c in found])) if found else None
 

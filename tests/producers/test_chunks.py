@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 import torch
 
 from provender.producers.chunks import Chunk, ChunkSource, EpochPlan, generator_of, loss_weights
-from tests.producers.planted import GRAPH, SMALL, changed
+from provender.producers.graph import TripleGraph
+from tests.producers.planted import GRAPH, SMALL, Relation, changed
 
 CPU = torch.device("cpu")
 
@@ -27,8 +29,8 @@ def test_an_epoch_covers_every_edge_once_and_mixes_no_relations() -> None:
 def _ends(chunk: Chunk) -> tuple[torch.Tensor, ...]:
     """Heads, negative heads, tails, negative tails, as global ids."""
     count, shared = len(chunk.weight), len(chunk.log_expected_head)
-    parts: tuple[torch.Tensor, ...] = chunk.rows[chunk.place].split([count, shared, count, shared])
-    return parts
+    parts = chunk.rows[chunk.place].split([count, shared, shared, count])
+    return parts[0], parts[1], parts[3], parts[2]
 
 
 def test_a_chunk_holds_its_edges_and_negatives_of_the_right_types() -> None:
@@ -90,3 +92,26 @@ def test_weights_have_the_mean_of_their_relation() -> None:
     ratio = weights[clicks] / GRAPH.weight[clicks]
     assert ratio.std().item() == pytest.approx(0.0, abs=1e-5)
     assert weights[GRAPH.edges_of(2)].mean().item() == pytest.approx(0.5, rel=1e-5)
+
+
+def test_both_sides_of_a_relation_within_one_type_share_their_negatives() -> None:
+    random = torch.Generator().manual_seed(0)
+    head, tail = torch.randint(0, 30, (2, 100), generator=random)
+    friends = Relation("friend", "user", "user")
+    keys = {"user": pa.array(range(30))}
+    graph = TripleGraph((friends,), keys, head, tail, torch.zeros_like(head), torch.ones(100))
+    source = ChunkSource.prepare(graph, SMALL, CPU)
+    plan = EpochPlan.cut(graph, 32, 0, 0)
+    for index, edges in enumerate(plan.chunks):
+        chunk = source.draw(plan, index)
+        ends = chunk.rows[chunk.place]
+        head, negative, tail = ends.split([len(edges), SMALL.negatives, len(edges)])
+        assert chunk.one_type
+        assert torch.equal(head, graph.head[edges])
+        assert torch.equal(tail, graph.tail[edges])
+        assert torch.equal(ends[chunk.heads], torch.cat([head, negative]))
+        assert torch.equal(ends[chunk.tails], torch.cat([negative, tail]))
+        assert torch.equal(chunk.loops(), head == tail)
+        for own, hit in ((head, chunk.hit_head), (tail, chunk.hit_tail)):
+            found = (own.unsqueeze(1) == negative).nonzero().tolist()
+            assert sorted(torch.stack(hit, dim=1).tolist() if hit else []) == found

@@ -63,8 +63,8 @@ def test_every_chunk_marks_what_the_graph_knows_of_its_relation() -> None:
     for index in range(len(plan.chunks)):
         chunk = source.draw(plan, index)
         count, shared = len(chunk.weight), SMALL.negatives
-        ends = chunk.rows[chunk.place].split([count, shared, count, shared])
-        head, negative_head, tail, negative_tail = (each.tolist() for each in ends)
+        ends = chunk.rows[chunk.place].split([count, shared, shared, count])
+        head, negative_head, negative_tail, tail = (each.tolist() for each in ends)
         relation = chunk.relation
         of_tails = [
             (i, j)
