@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from provender.plugin.errors import CheckpointError, ConfigError, TrainingError
+from provender.producers.bucket_order import visits
 from provender.producers.chunks import EpochPlan
-from provender.producers.disk_training import DiskRun, train_on_disk
+from provender.producers.disk_training import DiskRun, VisitRun, train_on_disk
 from provender.producers.edge_streams import GraphEdges
 from provender.producers.parameters import Parameters
 from provender.producers.trainer import train
+from provender.producers.training_state import TrainingState
 from provender.producers.visit_sources import sampler_of_present
 from tests.producers.disk_world import COUNTS, SMALL, own_topic, planted
 
@@ -176,5 +178,44 @@ def test_a_loss_that_is_no_number_stops_and_names_the_relation(tmp_path: Path) -
     config = SMALL.model_copy(
         update={"partitions": 3, "learning_rate": 1e25, "checkpoint_minutes": 60.0}
     )
-    with pytest.raises(TrainingError, match="relation '"):
+    with pytest.raises(TrainingError, match=r"visit \d+ of epoch 0, batch \d+, relation '"):
         train_on_disk(GraphEdges(GRAPH), config, tmp_path, whole_below=0)
+
+
+def test_an_error_names_the_visit_of_its_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SMALL.model_copy(update={"partitions": 3, "checkpoint_minutes": 60.0})
+    turn = len(visits(3, config.partitions_held)) + 2
+    wrong: list[str] = []
+
+    def step(
+        self: VisitRun, state: TrainingState, plan: EpochPlan, index: int
+    ) -> tuple[int, float]:
+        if plan.epoch < turn or index < 1:
+            return 1, 0.0
+        graph = self.source.graph
+        wrong.append(graph.relations[int(graph.relation[plan.chunks[index][0]])].name)
+        raise self.not_finite(plan, index, float("nan"))
+
+    monkeypatch.setattr(VisitRun, "step", step)
+    with pytest.raises(TrainingError) as caught:
+        train_on_disk(GraphEdges(GRAPH), config, tmp_path, whole_below=0)
+    assert caught.value.thing == f"visit 2 of epoch 1, batch 1, relation {wrong[0]!r}"
+    assert caught.value.found == "a loss of nan"
+
+
+def test_relations_that_are_no_numbers_are_not_handed_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last update may spoil them after its loss was fine."""
+
+    def step(self: DiskRun, plan: EpochPlan, index: int) -> tuple[int, float]:
+        self.state.parameters.relation["translation"][1] = torch.inf
+        return 1, 0.0
+
+    monkeypatch.setattr(DiskRun, "_step", step)
+    config = SMALL.model_copy(update={"partitions": 3, "checkpoint_minutes": 60.0})
+    with pytest.raises(TrainingError, match="relations' translation that are no finite numbers"):
+        train_on_disk(GraphEdges(GRAPH), config, tmp_path, whole_below=0)
+    assert not list(tmp_path.glob("entities-*"))
