@@ -18,7 +18,14 @@ from provender.producers.hard_negatives import HardSource, hard_sources
 from provender.producers.known_links import KnownLinks
 from provender.producers.losses import Hits
 from provender.producers.memory import in_huge_pages
-from provender.producers.negatives import NegativeSampler, accidental_hits, build_sampler
+from provender.producers.negatives import (
+    EndSampler,
+    Mixture,
+    NegativeSampler,
+    accidental_hits,
+    build_sampler,
+    mixture,
+)
 from provender.producers.transra_config import TransRAConfig
 
 
@@ -70,6 +77,7 @@ class ChunkSource:
 
     `weight` (E,) weighs the loss: mean 1 within a relation, times the relation's own weight.
     `known` says which negatives are true, None leaves them in; `hard` has further ones by relation.
+    `end_share` of the negatives come from `ends`, those that each relation has as heads and tails.
     """
 
     graph: TripleGraph
@@ -82,6 +90,8 @@ class ChunkSource:
     samplers: dict[str, NegativeSampler]
     known: KnownLinks | None = None
     hard: Mapping[int, HardSource] = field(default_factory=dict)
+    end_share: float = 0.0
+    ends: Mapping[int, tuple[EndSampler, EndSampler]] = field(default_factory=dict)
 
     @classmethod
     def prepare(
@@ -115,6 +125,8 @@ class ChunkSource:
             samplers=samplers,
             known=KnownLinks.of(graph, head, tail) if config.filter_negatives else None,
             hard=hard_sources(graph, config, device),
+            end_share=config.end_share,
+            ends=_ends(graph, config, device) if config.end_share else {},
         )
 
     def draw(self, plan: EpochPlan, index: int) -> Chunk:
@@ -126,13 +138,11 @@ class ChunkSource:
         edges = plan.chunks[index]
         relation = int(self.graph.relation[edges[0]])
         one = self.graph.relations[relation]
-        heads, tails = self.samplers[one.head], self.samplers[one.tail]
-        edges = edges.to(self.device)
         one_type = one.head == one.tail
-        negative_head = heads.draw(self.negatives, generator).to(self.device)
-        negative_tail = negative_head
-        if not one_type:
-            negative_tail = tails.draw(self.negatives, generator).to(self.device)
+        heads, tails = self._mixtures(relation)
+        edges = edges.to(self.device)
+        negative_head = heads.draw(generator).to(self.device)
+        negative_tail = negative_head if one_type else tails.draw(generator).to(self.device)
         head, tail = self.head.index_select(0, edges), self.tail.index_select(0, edges)
         negatives = [negative_head] if one_type else [negative_head, negative_tail]
         ends, hit_hard = [head, *negatives, tail], None
@@ -153,6 +163,19 @@ class ChunkSource:
             one_type=one_type,
             hit_hard=hit_hard,
         )
+
+    def _mixtures(self, relation: int) -> tuple[Mixture, Mixture]:
+        """What negative heads and tails are drawn from; within one type they are the same."""
+        one, ends = self.graph.relations[relation], self.ends.get(relation, ())
+        common = self.samplers[one.head], self.samplers[one.tail]
+        if one.head == one.tail:
+            both = mixture(common[0], ends, self.negatives, self.end_share)
+            return both, both
+        head, tail = (
+            mixture(sampler, ends[side : side + 1], self.negatives, self.end_share)
+            for side, sampler in enumerate(common)
+        )
+        return head, tail
 
     def _hits(
         self,
@@ -199,6 +222,20 @@ def generator_of(*what: int) -> torch.Generator:
     """
     digest = hashlib.sha256("/".join(map(str, what)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+
+
+def _ends(
+    graph: TripleGraph, config: TransRAConfig, device: torch.device
+) -> dict[int, tuple[EndSampler, EndSampler]]:
+    spans = {relation: graph.edges_of(relation) for relation in range(len(graph.relations))}
+    return {
+        relation: (
+            EndSampler.of(graph.head[of], config.degree_power, device),
+            EndSampler.of(graph.tail[of], config.degree_power, device),
+        )
+        for relation, of in spans.items()
+        if of.stop > of.start
+    }
 
 
 def loss_weights(graph: TripleGraph, config: TransRAConfig) -> Tensor:

@@ -146,6 +146,14 @@ class TransRAConfig(BaseModel):
         0.25, gt=0, le=1, description="... mixed with so much of the uniform distribution."
     )
 
+    end_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="So much of the negatives is drawn among the heads or tails that the chunk's "
+        "relation has, corrected for like all draws: worth it where one type has many relations.",
+    )
+
     filter_negatives: bool = Field(
         False,
         description="Negatives that the graph knows to be true for a triple do not count. Worth it "
