@@ -183,13 +183,15 @@ def content_checksum(keys: pa.Array, vectors: Vectors) -> str:
 
 
 def _key_bytes(keys: pa.Array) -> Iterator[bytes]:
+    blocks = [keys[start : start + ROW_GROUP] for start in range(0, len(keys), ROW_GROUP)]
     if pa.types.is_integer(keys.type):
-        yield keys.to_numpy(zero_copy_only=False).astype("<i8").tobytes()
+        for block in blocks:
+            yield block.to_numpy(zero_copy_only=False).astype("<i8").tobytes()
         return
-    lengths = pc.binary_length(keys).to_numpy(zero_copy_only=False)
-    yield lengths.astype("<i8").tobytes()
-    for start in range(0, len(keys), ROW_GROUP):
-        yield "".join(keys[start : start + ROW_GROUP].to_pylist()).encode()
+    for block in blocks:
+        yield pc.binary_length(block).to_numpy(zero_copy_only=False).astype("<i8").tobytes()
+    for block in blocks:
+        yield "".join(block.to_pylist()).encode()
 
 
 def _check(spec: EmbeddingSpec, keys: pa.Array, vectors: Vectors) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -86,6 +88,41 @@ def test_several_row_groups_and_any_engine_read_the_same(tmp_path: Path) -> None
     table = ds.dataset(view, format="parquet").to_table()
     assert table.num_rows == len(keys)
     assert set(table["event_timestamp"].to_pylist()) == {T}
+
+
+@pytest.mark.parametrize("strings", [False, True])
+def test_a_checksum_in_blocks_is_that_of_the_whole(strings: bool) -> None:
+    numbers, vectors = some(2 * ROW_GROUP + 7, 3)
+    keys = numbers
+    digest = hashlib.sha256()
+    if strings:
+        words = [f"ключ-{key:06d}" for key in numbers.to_pylist()]
+        keys = pa.array(words)
+        digest.update(np.array([len(word.encode()) for word in words], "<i8").tobytes())
+        digest.update("".join(words).encode())
+    else:
+        digest.update(np.array(numbers, "<i8").tobytes())
+    digest.update(vectors.tobytes())
+    assert content_checksum(keys, vectors) == digest.hexdigest()
+
+
+def test_what_is_not_finite_is_named_in_whatever_block_it_is(tmp_path: Path) -> None:
+    keys, vectors = some(2 * ROW_GROUP, 3)
+    vectors[ROW_GROUP + 5, 1] = np.nan
+    with pytest.raises(SnapshotError, match=f"in the vector of {2 * (ROW_GROUP + 5)};"):
+        write_snapshot(tmp_path, spec(3), T, keys, vectors, RUN)
+
+
+def test_writing_copies_no_more_than_a_block_of_the_vectors(tmp_path: Path) -> None:
+    """NumPy's arrays are what tracemalloc sees; Arrow gets them row group by row group."""
+    keys, vectors = some(16 * ROW_GROUP, 16)
+    tracemalloc.start()
+    try:
+        write_snapshot(tmp_path, spec(16), T, keys, vectors, RUN)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < vectors.nbytes / 8
 
 
 def test_the_manifest_tells_the_whole_story(tmp_path: Path) -> None:
