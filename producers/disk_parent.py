@@ -101,7 +101,11 @@ class FormerPartitions:
         self._near.sync()
         held = {"known": self.known.versions, "near": self._near.versions}
         for index, at in enumerate(self._sources.layout.whole()):
-            held |= {f"total/{index}": near.entity[at], f"weight/{index}": near.squares[at]}
+            # Clones: a slice would keep the whole table.
+            held |= {
+                f"total/{index}": near.entity[at].clone(),
+                f"weight/{index}": near.squares[at].clone(),
+            }
         return held
 
     def _align(self, keys: Mapping[str, pa.Array[Any]]) -> Reference:

@@ -4,24 +4,27 @@ An epoch visits all pairs of partitions (bucket_order). At each visit a few part
 as one small table, and the edges among them are trained on it by the same steps as a whole graph;
 meanwhile the next partition is read and the last one written. Negatives come from the partitions in
 memory, corrected for being drawn among those only. With one partition the result is bit for bit
-that of `train`.
+that of `train`, with a parent (disk_parent) and without.
 
 Every few minutes what has changed is written, and a checkpoint says which files belong together: a
 run that was killed goes on there and ends, on the CPU with one thread, with the very same bits.
+What has ended leaves the finished table alone.
 
 In memory are, for N entities of d dims, E edges, P partitions of which c are held:
 
-    (min(P, c + 1)) / P * N * 4 (d + 1)    the table, one partition of it being read ahead
+    (min(P, c + 1)) / P * N * 4 (d + 1)    the table, one partition of it being read ahead,
+                                           and as much again of a parent's vectors
     + the edges of a visit * 60            about (2 c - 1) E / P^2 of them
     + (c + 1) / P * N * 50                 samplers, while they are made
 
-bytes, whatever N is; on disk 4 N (d + 1) and 16 E, and 4 N d more for the finished table. An epoch
-reads and writes the table about P / (2 (c - 1)) times.
+bytes, whatever N is; on disk 4 N (d + 1), with a parent three times that, and 16 E; at the end
+4 N d more for the finished table. An epoch reads and writes the table about P / (2 (c - 1)) times.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -63,9 +66,13 @@ WHOLE_BELOW = 10_000
 _IN_MEMORY = {
     "filter_negatives": "all links at hand",
     "hard_negatives": "all links at hand",
+    "end_share": "all links at hand",
     "early_stopping": "a table that is judged after each epoch",
     "state_decay": "the optimizers' state of the parent",
 }
+_EDGES, _PARTITIONS, _PARENT, _CHECKPOINTS = "edges", "partitions", "parent", "checkpoints"
+#: Folders that a training is done with once its table is finished.
+_WORKING = (_EDGES, _PARTITIONS, _PARENT, _CHECKPOINTS)
 _RELATION, _MOMENTS = "relation/", "moments/"
 
 
@@ -93,11 +100,13 @@ def train_on_disk(
     finished = FinishedTable(folder, mark, sum(edges.counts.values()), config)
     if not finished.exists():
         deal = Partitioning.of(edges.counts, config.partitions, whole_below)
-        buckets = bucket_edges(folder / "edges", edges, deal)
+        buckets = bucket_edges(folder / _EDGES, edges, deal)
         check_trainable([one.name for one in edges.relations], buckets.edges, config)
         run = DiskRun(buckets, config, folder, mark, pick_device(device), former)
         whole, relation = run.train(on_progress)
         finished.write(run.files, whole, relation, first=former is None)
+        for name in _WORKING:
+            shutil.rmtree(folder / name, ignore_errors=True)
     return finished.read()
 
 
@@ -150,8 +159,8 @@ class DiskRun:
     ) -> None:
         self.buckets, self.config, self.mark, self.device = buckets, config, mark, device
         deal = buckets.partitioning
-        self.files = PartitionFiles(folder / "partitions", deal, config.dim)
-        self.checkpoints = folder / "checkpoints"
+        self.files = PartitionFiles(folder / _PARTITIONS, deal, config.dim)
+        self.checkpoints = folder / _CHECKPOINTS
         self.layout = Layout(deal, min(deal.partitions, config.partitions_held + 1))
         self.sources = VisitSources(buckets, config, self.layout, device)
         self.order = visits(deal.partitions, config.partitions_held)
@@ -160,7 +169,7 @@ class DiskRun:
         self.former: FormerPartitions | None = None
         self.anchors: HeldPartitions | None = None
         if former:
-            place = folder / "parent"
+            place = folder / _PARENT
             self.former = FormerPartitions(place, former, self.sources, self.order, mark)
             self.anchors = self.former.held(device)
         self.state = self._start(former)

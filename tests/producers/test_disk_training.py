@@ -18,7 +18,7 @@ from provender.producers.chunks import EpochPlan
 from provender.producers.disk_training import DiskRun, VisitRun, train_on_disk
 from provender.producers.edge_streams import GraphEdges
 from provender.producers.parameters import Parameters
-from provender.producers.trainer import train
+from provender.producers.trainer import Progress, train
 from provender.producers.training_state import TrainingState
 from provender.producers.visit_sources import sampler_of_present
 from tests.producers.disk_world import COUNTS, SMALL, own_topic, planted
@@ -100,7 +100,7 @@ def test_negatives_come_from_those_in_memory_and_know_how_often() -> None:
     found = torch.bincount(drawn - 100, minlength=6).numpy() / 20_000
     assert found[[0, 1, 4]] == pytest.approx(share, abs=0.015)
     assert found[[2, 3, 5]].sum() == 0
-    expected = sampler.log_expected(torch.tensor([100, 101, 104])).exp().numpy()
+    expected = 3 * sampler.log_probability_of(torch.tensor([100, 101, 104])).exp().numpy()
     assert expected == pytest.approx(3 * share, rel=1e-5)
     most = torch.tensor([1 - 2**-53], dtype=torch.float64)
     highest = torch.searchsorted(sampler.cumulative, most, right=True)
@@ -167,11 +167,25 @@ def test_what_has_ended_is_mapped_again_and_writing_to_it_stays_in_memory(tmp_pa
 
 def test_a_lost_partition_is_named_and_nothing_is_made_up(tmp_path: Path) -> None:
     edges, config = GraphEdges(GRAPH), SMALL.model_copy(update={"partitions": 3})
-    train_on_disk(edges, config, tmp_path, whole_below=0)
-    for path in [*tmp_path.glob("relations-*"), next(tmp_path.glob("partitions/*"))]:
-        path.unlink()
+
+    def stop(at: Progress) -> None:
+        if at.epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_on_disk(edges, config, tmp_path, whole_below=0, on_progress=stop)
+    next(tmp_path.glob("partitions/*")).unlink()
     with pytest.raises(CheckpointError, match=r"partition-.*found no such file"):
         train_on_disk(edges, config, tmp_path, whole_below=0)
+
+
+def test_what_has_ended_leaves_its_table_alone(tmp_path: Path) -> None:
+    config = SMALL.model_copy(update={"partitions": 3})
+    train_on_disk(GraphEdges(GRAPH), config, tmp_path, whole_below=0)
+    assert sorted(path.name.partition("-")[0] for path in tmp_path.iterdir()) == [
+        "entities",
+        "relations",
+    ]
 
 
 def test_a_loss_that_is_no_number_stops_and_names_the_relation(tmp_path: Path) -> None:
