@@ -36,7 +36,7 @@ def defaults(model: str, sizes: GraphSizes, kind: Literal["kg", "interactions"])
         "chunk_size": 512 if kind == "interactions" else 256,
         "epochs": 60,
         "learning_rate": 0.03,
-        "shrinkage": 0.0 if kind == "kg" else 0.5,
+        "shrinkage": 0.0 if kind == "kg" else 0.5 if model in _DOT else 1.0,
         "deviation_shrinkage": 0.1,
     }
     if model in _DOT:
