@@ -25,20 +25,38 @@ class GraphSizes:
 
 def defaults(model: str, sizes: GraphSizes, kind: Literal["kg", "interactions"]) -> dict[str, Any]:
     """Values of TransRAConfig for a model on a graph of these sizes."""
-    values: dict[str, Any] = {
+    return {
         "model": model,
         "anchor_relation": sizes.largest_relation if model == "transra" else None,
         "anchor_entities": "off",
         "half_life_days": None,
         "degree_cap": None,
         "dim": 128,
-        "negatives": 256,
-        "chunk_size": 512 if kind == "interactions" else 256,
-        "epochs": 60,
         "learning_rate": 0.03,
-        "shrinkage": 0.0 if kind == "kg" else 0.5 if model in _DOT else 1.0,
+        **({"score_scale": 1.0, "init_norm": 1.0} if model in _DOT else {}),
+        **(_links(model) if kind == "kg" else _interactions(model)),
+    }
+
+
+def _links(model: str) -> dict[str, Any]:
+    """Many relations within one type, and few links of each."""
+    return {
+        "negatives": 1024,
+        "end_share": 0.7,
+        "chunk_size": 256,
+        "epochs": 60,
+        "shrinkage": 0.3,
+        "deviation_shrinkage": 0.3,
+        "relation_learning_rate": 0.003,
+    }
+
+
+def _interactions(model: str) -> dict[str, Any]:
+    """One relation between two types."""
+    return {
+        "negatives": 256,
+        "chunk_size": 512,
+        "epochs": 60,
+        "shrinkage": 0.5 if model in _DOT else 1.0,
         "deviation_shrinkage": 0.1,
     }
-    if model in _DOT:
-        values |= {"score_scale": 1.0, "init_norm": 1.0}
-    return values
