@@ -32,7 +32,6 @@ def defaults(model: str, sizes: GraphSizes, kind: Literal["kg", "interactions"])
         "half_life_days": None,
         "degree_cap": None,
         "dim": 128,
-        "learning_rate": 0.03,
         **({"score_scale": 1.0, "init_norm": 1.0} if model in _DOT else {}),
         **(_links(model) if kind == "kg" else _interactions(model)),
     }
@@ -45,6 +44,7 @@ def _links(model: str) -> dict[str, Any]:
         "end_share": 0.7,
         "chunk_size": 256,
         "epochs": 60,
+        "learning_rate": 0.03,
         "shrinkage": 0.3,
         "deviation_shrinkage": 0.3,
         "relation_learning_rate": 0.003,
@@ -54,9 +54,10 @@ def _links(model: str) -> dict[str, Any]:
 def _interactions(model: str) -> dict[str, Any]:
     """One relation between two types."""
     return {
-        "negatives": 256,
-        "chunk_size": 512,
+        "negatives": 1024,
+        "chunk_size": 1024,
         "epochs": 60,
+        "learning_rate": 0.1,
         "shrinkage": 0.5 if model in _DOT else 1.0,
         "deviation_shrinkage": 0.1,
     }

@@ -7,7 +7,7 @@ All of them have one form, so that a chunk of triples against its negatives is o
 `project` is what a relation does to both ends, `move` what it does to heads only. The similarity is
 a dot product or minus the squared distance. Each function comes with its gradient in closed form:
 given the gradient of the output, `project_back` and `move_back` return that of the rows and of the
-relation's parameters. Every relation starts where it changes nothing (`identity`).
+relation's parameters. Relations start where they change nothing (`identity`), RotatE's anywhere.
 
 | model    | similarity | project  | move                  | source                   |
 |----------|------------|----------|-----------------------|--------------------------|
@@ -25,6 +25,7 @@ Legend of shapes: n rows, d dims. Complex vectors hold d/2 real parts, then d/2 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
@@ -198,6 +199,18 @@ def identity(model: str, relations: int, dim: int) -> dict[str, Tensor]:
     """The parameters (R, ...) of relations that change nothing: zeros."""
     shapes = SCORES[model].shapes(dim)
     return {name: torch.zeros(relations, *shape) for name, shape in shapes.items()}
+
+
+def first_values(model: str, relations: int, dim: int) -> dict[str, Tensor]:
+    """Where relations (R, ...) start: the identity; RotatE's phases uniformly, always the same.
+
+    At phase zero a relation that is symmetric would stay: no slope leads away from there.
+    """
+    first = identity(model, relations, dim)
+    if "phase" in first:
+        generator = torch.Generator().manual_seed(0)
+        first["phase"].uniform_(-math.pi, math.pi, generator=generator)
+    return first
 
 
 def pair_score(left: Tensor, right: Tensor, similarity: Similarity) -> Tensor:

@@ -24,7 +24,7 @@ from provender.plugin.errors import CheckpointError, ConfigError
 from provender.producers.graph import TripleGraph
 from provender.producers.optimizer_state import OptimizerState
 from provender.producers.parameters import Parameters
-from provender.producers.scores import identity
+from provender.producers.scores import first_values
 from provender.producers.vanished import Vanished
 from provender.producers.vectors import Vectors
 
@@ -158,8 +158,8 @@ def first_squares(graph: TripleGraph, parent: Parent | None, kept: float) -> Ten
 def first_relations(
     graph: TripleGraph, model: str, dim: int, parent: Parent | None
 ) -> dict[str, Tensor]:
-    """The first parameters (R, ...) of the relations: the parent's, else those of the identity."""
-    first = identity(model, len(graph.relations), dim)
+    """The first parameters (R, ...) of the relations: the parent's, else as they start."""
+    first = first_values(model, len(graph.relations), dim)
     for index, one in enumerate(graph.relations):
         for name, known in (parent.relations.get(one.name, {}) if parent else {}).items():
             if name not in first:

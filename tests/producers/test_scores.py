@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +14,7 @@ from provender.producers.scores import (
     Relation,
     brain_float,
     cross_score,
+    first_values,
     identity,
     pair_score,
     single,
@@ -150,6 +152,17 @@ def test_single_precision_is_near_too(similarity: str) -> None:
     exact = -torch.cdist(a, b).square() if similarity == "distance" else a @ b.T
     crossed = cross_score(a.float(), b.float(), similarity)  # type: ignore[arg-type]
     torch.testing.assert_close(crossed, exact.float(), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("model", SCORES)
+def test_relations_start_at_the_identity_and_rotations_anywhere(model: str) -> None:
+    first, same = first_values(model, 50, DIM), first_values(model, 50, DIM)
+    for name, values in first.items():
+        assert torch.equal(values, same[name])
+        assert bool(values.any()) == (name == "phase")
+    if "phase" in first:
+        assert first["phase"].abs().max() <= math.pi
+        assert first["phase"].cos().min() < -0.9
 
 
 def test_products_in_brain_float_lose_two_digits_and_no_more() -> None:
