@@ -11,6 +11,18 @@ VALIDATE_EVERY = 5
 PATIENCE = 3
 
 _DOT = ("distmult", "complex")
+#: Negatives, and the fewest of them, where entities are few.
+_NEGATIVES, _FEWEST = 1024, 64
+#: Where many relations lie within one type, and each has few links.
+_LINKS: dict[str, Any] = {
+    "end_share": 0.7,
+    "chunk_size": 256,
+    "epochs": 60,
+    "learning_rate": 0.03,
+    "shrinkage": 0.3,
+    "deviation_shrinkage": 0.3,
+    "relation_learning_rate": 0.003,
+}
 
 
 @dataclass(frozen=True)
@@ -33,28 +45,14 @@ def defaults(model: str, sizes: GraphSizes, kind: Literal["kg", "interactions"])
         "degree_cap": None,
         "dim": 128,
         **({"score_scale": 1.0, "init_norm": 1.0} if model in _DOT else {}),
-        **(_links(model) if kind == "kg" else _interactions(model)),
-    }
-
-
-def _links(model: str) -> dict[str, Any]:
-    """Many relations within one type, and few links of each."""
-    return {
-        "negatives": 1024,
-        "end_share": 0.7,
-        "chunk_size": 256,
-        "epochs": 60,
-        "learning_rate": 0.03,
-        "shrinkage": 0.3,
-        "deviation_shrinkage": 0.3,
-        "relation_learning_rate": 0.003,
+        "negatives": min(_NEGATIVES, max(_FEWEST, sizes.entities)),
+        **(_LINKS if kind == "kg" else _interactions(model)),
     }
 
 
 def _interactions(model: str) -> dict[str, Any]:
     """One relation between two types."""
     return {
-        "negatives": 1024,
         "chunk_size": 1024,
         "epochs": 60,
         "learning_rate": 0.1,
