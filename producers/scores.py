@@ -7,7 +7,7 @@ All of them have one form, so that a chunk of triples against its negatives is o
 `project` is what a relation does to both ends, `move` what it does to heads only. The similarity is
 a dot product or minus the squared distance. Each function comes with its gradient in closed form:
 given the gradient of the output, `project_back` and `move_back` return that of the rows and of the
-relation's parameters. Relations start where they change nothing (`identity`), RotatE's anywhere.
+relation's parameters. Translations and projections start where they change nothing (`identity`).
 
 | model    | similarity | project  | move                  | source                   |
 |----------|------------|----------|-----------------------|--------------------------|
@@ -202,14 +202,17 @@ def identity(model: str, relations: int, dim: int) -> dict[str, Tensor]:
 
 
 def first_values(model: str, relations: int, dim: int) -> dict[str, Tensor]:
-    """Where relations (R, ...) start: the identity; RotatE's phases uniformly, always the same.
+    """Where relations (R, ...) start: the identity, but phases and diagonals at random.
 
-    At phase zero a relation that is symmetric would stay: no slope leads away from there.
+    A relation that changes nothing prefers the head itself as its tail. A translation leaves that
+    soon; at phase zero no slope leads away, and a diagonal would have to cross zero first. The
+    draws are always the same.
     """
-    first = identity(model, relations, dim)
+    first, generator = identity(model, relations, dim), torch.Generator().manual_seed(0)
     if "phase" in first:
-        generator = torch.Generator().manual_seed(0)
         first["phase"].uniform_(-math.pi, math.pi, generator=generator)
+    if "diagonal" in first:
+        first["diagonal"].normal_(generator=generator).sub_(1.0)
     return first
 
 

@@ -21,7 +21,7 @@ from provender.producers.training_log import read_metrics
 from provender.producers.vectors import load_vectors
 
 Provender = Callable[..., Result]
-SMALL = {"dim": 16, "chunk_size": 32, "negatives": 16, "epochs": 15}
+SMALL = {"dim": 16, "chunk_size": 32, "negatives": 16, "epochs": 15, "relation_learning_rate": 0.01}
 
 
 def _write(folder: Path, parts: Mapping[str, Sequence[tuple[str, ...]]]) -> list[str]:

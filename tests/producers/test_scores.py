@@ -155,14 +155,16 @@ def test_single_precision_is_near_too(similarity: str) -> None:
 
 
 @pytest.mark.parametrize("model", SCORES)
-def test_relations_start_at_the_identity_and_rotations_anywhere(model: str) -> None:
+def test_translations_start_at_the_identity_and_factors_anywhere(model: str) -> None:
     first, same = first_values(model, 50, DIM), first_values(model, 50, DIM)
     for name, values in first.items():
         assert torch.equal(values, same[name])
-        assert bool(values.any()) == (name == "phase")
+        assert bool(values.any()) == (name in ("phase", "diagonal"))
     if "phase" in first:
         assert first["phase"].abs().max() <= math.pi
         assert first["phase"].cos().min() < -0.9
+    if "diagonal" in first:
+        assert abs(float(first["diagonal"].mean()) + 1) < 0.2
 
 
 def test_products_in_brain_float_lose_two_digits_and_no_more() -> None:

@@ -37,8 +37,8 @@ CPU = torch.device("cpu")
 LEARNING: dict[str, dict[str, object]] = {
     model: {"model": model, "epochs": 10, "shrinkage": 1.0} for model in SCORES
 }
-LEARNING["distmult"] |= {"score_scale": 1.0, "init_norm": 1.0, "shrinkage": 0.0}
-LEARNING["complex"] |= {"score_scale": 1.0, "init_norm": 1.0, "shrinkage": 0.0}
+LEARNING["distmult"] |= {"score_scale": 1.0, "init_norm": 1.0, "shrinkage": 0.0, "epochs": 20}
+LEARNING["complex"] |= {"score_scale": 1.0, "init_norm": 1.0, "shrinkage": 0.0, "epochs": 20}
 
 
 def _recall(config: TransRAConfig, device: str = "cpu") -> float:
