@@ -179,4 +179,5 @@ def test_what_another_model_learned_of_relations_is_passed_over() -> None:
     parent = Parent({}, {"save": {"translation": torch.ones(2), "deviation": torch.eye(2)}})
     graph = _graph([1], ["a"], [])
     assert first_relations(graph, "transe", 2, parent)["translation"][1].tolist() == [1, 1]
-    assert not first_relations(graph, "distmult", 2, parent)["diagonal"].any()
+    first = first_relations(graph, "distmult", 2, parent)["diagonal"]
+    assert torch.equal(first, first_relations(graph, "distmult", 2, None)["diagonal"])
