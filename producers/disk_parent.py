@@ -24,12 +24,11 @@ from provender.producers.bucket_order import Visit
 from provender.producers.checkpoint import Checkpoint, Position, load_checkpoint, save_checkpoint
 from provender.producers.graph import TripleGraph
 from provender.producers.held_partitions import HeldPartitions
+from provender.producers.mapped_rows import BLOCK
 from provender.producers.partitions import PartitionFiles, Rows
 from provender.producers.visit_sources import VisitSources
 from provender.producers.warm_start import Parent, Reference, align
 
-#: Rows, or edges, looked at at once.
-_BLOCK = 2**16
 _CPU = torch.device("cpu")
 
 
@@ -129,7 +128,7 @@ class FormerPartitions:
                 graph = self._sources.graph(visit, near.slot)
                 is_known = known.squares > 0
                 for new, old in ((graph.head, graph.tail), (graph.tail, graph.head)):
-                    for edge in (is_known[old] & ~is_known[new]).nonzero()[:, 0].split(_BLOCK):
+                    for edge in (is_known[old] & ~is_known[new]).nonzero()[:, 0].split(BLOCK):
                         weight = graph.weight[edge]
                         vectors = known.entity.index_select(0, old[edge]) * weight.unsqueeze(1)
                         near.entity.index_add_(0, new[edge], vectors)
@@ -140,8 +139,8 @@ class FormerPartitions:
 
 def _start(rows: Tensor, vectors: Rows, known: Rows, total: Rows, weight: Rows) -> None:
     """Let random rows (m, d) begin where the parent, or their neighbours, are; in blocks."""
-    for start in range(0, len(rows), _BLOCK):
-        of = slice(start, start + _BLOCK)
+    for start in range(0, len(rows), BLOCK):
+        of = slice(start, start + BLOCK)
         own = rows[of].cpu()
         # Copies: what is mapped from a file can't be written to, which torch wants to be sure of.
         former, is_known, sums, weights = (

@@ -47,14 +47,18 @@ def bars_of(report: Mapping[str, Any]) -> tuple[dict[str, dict[str, float]], str
         keys = [key for key in ways["model"] if key.startswith("recall@")]
         return {key: {way: ways[way][key] for way in ways} for key in keys}, "recall"
     relations = report["metrics"]["test"]["relations"]
-    largest = sorted(relations, key=lambda name: -relations[name]["links"])[:_TOLD]
-    return {name: {report["model"]: relations[name]["mrr"]} for name in largest}, "mrr"
+    return {name: {report["model"]: relations[name]["mrr"]} for name in _largest(relations)}, "mrr"
+
+
+def _largest(relations: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Those of which most links are predicted, as many as are told."""
+    return sorted(relations, key=lambda name: -relations[name]["links"])[:_TOLD]
 
 
 def _add_relations(table: Table, relations: Mapping[str, Mapping[str, float]]) -> None:
     if len(relations) < 2:
         return
-    largest = sorted(relations, key=lambda name: -relations[name]["links"])[:_TOLD]
+    largest = _largest(relations)
     for place, name in enumerate(largest):
         one = relations[name]
         dashes = ("", f"{one['hits@10']:.4f}", "")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[np.float32]
-#: Rows that are worked on at once.
+#: Rows, or edges, that are worked on at once, so that no step takes as much memory as a table.
 BLOCK = 2**16
 #: Linux's MAP_NORESERVE, which Python 3.11 does not name: a mapping may be larger than all memory.
 _NO_RESERVE = 0x4000 if sys.platform == "linux" else 0

@@ -77,7 +77,8 @@ class EndSampler:
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """`count` global ids, int64, with replacement, on the CPU."""
-        return self.ids.cpu()[_draw(self.cumulative, count, generator)]
+        drawn = _draw(self.cumulative, count, generator)
+        return self.ids.index_select(0, drawn.to(self.ids.device)).cpu()
 
     def log_probability_of(self, drawn: Tensor) -> Tensor:
         """The logarithm of each entity's probability (K,); -inf for those the end does not have."""

@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 from provender.producers.graph import TripleGraph
+from provender.producers.mapped_rows import BLOCK
 from provender.producers.scores import SCORES, ScoreFunction, cross_score, single
 from provender.producers.vectors import Vectors
-
-#: Rows turned at once.
-_BLOCK = 2**16
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +77,7 @@ def rotate(parameters: Parameters, rotation: Tensor) -> Parameters:
 
     Every score stays as it was. The rows are overwritten: a table may be half of all memory.
     """
-    for block in parameters.entity.split(_BLOCK):
+    for block in parameters.entity.split(BLOCK):
         block.copy_(block @ rotation)
     turned = {"translation": parameters.relation["translation"] @ rotation}
     if "deviation" in parameters.relation:
@@ -97,7 +95,7 @@ def principal_axes(parameters: Parameters, graph: TripleGraph) -> Tensor:
     covariance = torch.zeros(dim, dim, dtype=torch.float64)
     for entity in graph.counts:
         rows = parameters.entity[graph.span(entity)].detach()
-        covariance += covariance_of(rows.split(_BLOCK), dim)
+        covariance += covariance_of(rows.split(BLOCK), dim)
     return axes_of(covariance).to(parameters.entity)
 
 

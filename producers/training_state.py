@@ -13,6 +13,7 @@ from provender.plugin.errors import TrainingError
 from provender.producers.checkpoint import Checkpoint, load_checkpoint
 from provender.producers.chunks import generator_of
 from provender.producers.graph import TripleGraph
+from provender.producers.mapped_rows import BLOCK
 from provender.producers.memory import in_huge_pages
 from provender.producers.optimizer_state import OptimizerState, first_moments
 from provender.producers.parameters import Parameters
@@ -28,8 +29,6 @@ from provender.producers.warm_start import (
     random_entities,
 )
 
-#: Rows looked at at once.
-_BLOCK = 2**16
 _BEST, _RELATION, _MOMENTS = "best/", "relation/", "moments/"
 
 
@@ -185,7 +184,7 @@ def fingerprint(graph: TripleGraph, config: TransRAConfig, parent: Parent | None
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    return all(bool(torch.isfinite(block).all()) for block in tensor.split(_BLOCK))
+    return all(bool(torch.isfinite(block).all()) for block in tensor.split(BLOCK))
 
 
 def _named(parameters: Parameters) -> dict[str, Tensor]:

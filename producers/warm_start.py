@@ -22,14 +22,12 @@ from torch import Tensor
 
 from provender.plugin.errors import CheckpointError, ConfigError
 from provender.producers.graph import TripleGraph
+from provender.producers.mapped_rows import BLOCK
 from provender.producers.optimizer_state import OptimizerState
 from provender.producers.parameters import Parameters
 from provender.producers.scores import first_values
 from provender.producers.vanished import Vanished
 from provender.producers.vectors import Vectors
-
-#: Rows looked at at once: what is computed on the way never takes as much as the table.
-_BLOCK = 2**16
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +114,7 @@ def align(graph: TripleGraph, dim: int, parent: Parent | None) -> Reference:
         _check_fit(entity, former, graph.keys[entity].type, dim)
         found, rows = _places(graph.keys[entity], former)
         here = graph.span(entity)
-        for at in found.nonzero()[:, 0].split(_BLOCK):
+        for at in found.nonzero()[:, 0].split(BLOCK):
             values = former.vectors[rows[at].numpy()].astype(np.float32, copy=False)
             vectors[here][at] = torch.from_numpy(values)
         known[here] |= found
@@ -139,7 +137,7 @@ def first_entities(
     rows = random_entities(count, dim, norm, generator)
     new, mean = _neighbour_means(graph, reference)
     rows[new] = mean.add_(rows[new], alpha=0.1)
-    blocks = (each.split(_BLOCK) for each in (rows, reference.vectors, reference.known))
+    blocks = (each.split(BLOCK) for each in (rows, reference.vectors, reference.known))
     for own, former, known in zip(*blocks, strict=True):
         own[known] = former[known]
     return rows
@@ -211,18 +209,19 @@ def _neighbour_means(graph: TripleGraph, reference: Reference) -> tuple[Tensor, 
     """Unknown entities (n,) that have known neighbours, and those neighbours' weighted means."""
     ends = (graph.head, graph.tail), (graph.tail, graph.head)
     edges = [(reference.known[old] & ~reference.known[new]).nonzero()[:, 0] for new, old in ends]
-    met = torch.cat([new[edge] for (new, _), edge in zip(ends, edges, strict=True)])
-    entities, place = met.unique(return_inverse=True)
+    near = torch.cat([new[edge] for (new, _), edge in zip(ends, edges, strict=True)])
+    entities, place = near.unique(return_inverse=True)
     total = torch.zeros(len(entities), reference.vectors.shape[1])
     weight = torch.zeros(len(entities))
     places = place.split([len(edge) for edge in edges])
     for (_, old), edge, at in zip(ends, edges, places, strict=True):
-        for some, row in zip(edge.split(_BLOCK), at.split(_BLOCK), strict=True):
+        for some, row in zip(edge.split(BLOCK), at.split(BLOCK), strict=True):
             own = graph.weight[some]
-            near = reference.vectors.index_select(0, old[some]).mul_(own.unsqueeze(1))
-            total.index_add_(0, row, near)
+            vectors = reference.vectors.index_select(0, old[some]).mul_(own.unsqueeze(1))
+            total.index_add_(0, row, vectors)
             weight.index_add_(0, row, own)
-    return entities, total.div_(weight.unsqueeze(1))
+    met = weight > 0  # Edges may weigh nothing.
+    return entities[met], total[met].div_(weight[met].unsqueeze(1))
 
 
 def _check_fit(entity: str, former: Vectors, key_type: Any, dim: int) -> None:

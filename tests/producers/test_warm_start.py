@@ -86,6 +86,14 @@ def test_new_entities_start_near_their_known_neighbours() -> None:
     assert first[1].abs().min() > 0
 
 
+def test_neighbours_of_no_weight_leave_who_is_new_at_random() -> None:
+    graph = _graph([1], ["a"], [(0, 0, 0.0)])
+    reference = align(graph, 2, Parent({"pin": _vectors(["a"], [[1.0, 0.0]])}))
+    first = first_entities(graph, reference, 0.5, torch.Generator().manual_seed(0))
+    assert torch.isfinite(first).all()
+    assert first[0].norm() > 0
+
+
 def test_random_rows_have_the_stated_length() -> None:
     graph = _graph(list(range(2000)), [], [])
     none = Reference(torch.zeros(2000, 64), torch.zeros(2000, dtype=torch.bool))
