@@ -6,6 +6,10 @@ moment.
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -162,3 +166,15 @@ def write_log(path: Path, seed: int = 0) -> None:
         }
     )
     pq.write_table(table, path)
+
+
+def assert_killed(script: str, told: object, *, times: int) -> None:
+    """Run a script that forks, is told something, and prints how each of its children ended."""
+    run = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(told)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    ends = [int(line) for line in run.stdout.split()]
+    assert ends == [signal.SIGKILL] * times, run.stderr[-3000:]

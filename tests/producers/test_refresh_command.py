@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +15,14 @@ from provender.plugin.home import Home
 from provender.plugin.online_store import ProvenderOnlineStore
 from provender.plugin.releases import Releases
 from provender.producers.refresh import refresh
-from tests.producers.refresh_world import RefreshWorld, Version, day, make_world, quiet
+from tests.producers.refresh_world import (
+    RefreshWorld,
+    Version,
+    assert_killed,
+    day,
+    make_world,
+    quiet,
+)
 
 Provender = Callable[..., Result]
 VIEWS = ("pin_transra_v1", "user_transra_v1")
@@ -293,14 +296,7 @@ def killed(applied: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         (worlds[point].home.repo / "releases.yaml").write_text(STRICT)
         at = ["--home", str(root), "--as-of", day(4).isoformat(), "--device", "cpu"]
         commands.append((path, calls, ["refresh", "transra", *at, *FORCED]))
-    run = subprocess.run(
-        [sys.executable, "-c", _KILLED, json.dumps(commands)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    ends = [int(line) for line in run.stdout.split()]
-    assert ends == [signal.SIGKILL] * len(KILLS), run.stderr[-3000:]
+    assert_killed(_KILLED, commands, times=len(KILLS))
     return worlds
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
@@ -24,7 +20,14 @@ from provender.producers.ranks import Ranks
 from provender.producers.refresh import refresh, restore
 from provender.producers.training_log import read_metrics
 from tests.conftest import Provender
-from tests.producers.refresh_world import ENTITIES, RefreshWorld, day, make_world, quiet
+from tests.producers.refresh_world import (
+    ENTITIES,
+    RefreshWorld,
+    assert_killed,
+    day,
+    make_world,
+    quiet,
+)
 
 #: Users stay whole, pins are dealt out.
 WHOLE_BELOW = 100
@@ -147,14 +150,7 @@ def killed(
     roots = {point: tmp_path_factory.mktemp("killed") / "home" for point in KILLS}
     worlds = {point: _copy(produced, root) for point, root in roots.items()}
     commands = [(KILLS[point][0], [*_PRODUCE, str(roots[point])]) for point in KILLS]
-    run = subprocess.run(
-        [sys.executable, "-c", _KILLED, json.dumps([WHOLE_BELOW, commands])],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    ends = [int(line) for line in run.stdout.split()]
-    assert ends == [signal.SIGKILL] * len(KILLS), run.stderr[-3000:]
+    assert_killed(_KILLED, [WHOLE_BELOW, commands], times=len(KILLS))
     return worlds
 
 
