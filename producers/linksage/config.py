@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -126,7 +127,7 @@ class ModelConfig(_Section):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         dims = (*self.nested_dims, self.dim)
-        if any(small >= large for small, large in zip(dims, dims[1:], strict=False)):
+        if any(small >= large for small, large in pairwise(dims)):
             raise ValueError("nested_dims ascending and below dim")
         if any(dim < 1 for dim in dims):
             raise ValueError("nested_dims of at least 1")
@@ -135,7 +136,9 @@ class ModelConfig(_Section):
             or any(weight < 0 for weight in self.nested_weights)
             or not self.nested_weights[-1]
         ):
-            raise ValueError("a weight for each of nested_dims and dim, none negative, dim's above 0")
+            raise ValueError(
+                "a weight for each of nested_dims and dim, none negative, the last above 0"
+            )
         if self.width % self.heads:
             raise ValueError("heads that divide the width")
         return self

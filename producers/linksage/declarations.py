@@ -25,9 +25,7 @@ class _Declaration(BaseModel):
     time: str | None = Field(
         None, description="column of the time from which on a row is known; null means always"
     )
-    time_unit: TimeUnit | None = Field(
-        None, description="of a time written as a number since 1970"
-    )
+    time_unit: TimeUnit | None = Field(None, description="of a time written as a number since 1970")
 
 
 class NodeDeclaration(_Declaration):
