@@ -46,7 +46,7 @@ class GraphConfig(_Section):
         description="By node type: with fewer edges a node loses them; pages stay to be embedded.",
     )
     max_degree: dict[NodeType, int] = Field(
-        default_factory=lambda: {"page": 500, "pin": 500, "board": 500, "link": 500},
+        default={"page": 500, "pin": 500, "board": 500, "link": 500},
         description="By node type: at most so many edges to each other type, the heaviest; of "
         "equal ones those that a hash of both ends picks.",
     )
@@ -63,7 +63,7 @@ class WalkConfig(_Section):
     )
     length: int = Field(6, ge=1, description="Steps of a walk, at most.")
     restart: dict[NodeType, float] = Field(
-        default_factory=lambda: {"page": 0.2},
+        default={"page": 0.2},
         description="By node type: how likely a walk that comes there begins again at its start.",
     )
     neighbours: int = Field(50, ge=0, description="The most visited that are kept.")
