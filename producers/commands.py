@@ -26,16 +26,22 @@ from provender.producers.event_set import EventSet
 from provender.producers.events import read_window
 from provender.producers.followers import over_ranks
 from provender.producers.graph import TripleGraph
-from provender.producers.job import Job, families_of_transra, versions_of
+from provender.producers.job import Job
 from provender.producers.kg_command import kg
 from provender.producers.refresh import (
     LOG,
     Refresh,
     parent_of,
     read_graph,
-    refresh,
     restore,
     run_id_of,
+)
+from provender.producers.shipped import (
+    AnyJob,
+    compute,
+    declare,
+    families_shipped,
+    numbers_of_family,
 )
 from provender.producers.simulator import simulate as simulate_world
 from provender.producers.simulator_config import SimulatorConfig
@@ -110,7 +116,7 @@ def simulate(
     "--family",
     "families",
     multiple=True,
-    help="Which family of views; may be given several times.  [default: all that TransRA produces]",
+    help="Which family of views; may be given several times.  [default: all that can be produced]",
 )
 @click.option(
     "--version",
@@ -131,7 +137,7 @@ def produce(
     numbers: tuple[int, ...],
     device: str,
 ) -> None:
-    """Train TransRA and write the snapshots of every view that the feature repo declares.
+    """Train TransRA and LinkSage and write the snapshots of every view of theirs.
 
     A run that was stopped is found again and goes on; what is done is not done again. Nothing is
     asked of the vectors and nothing goes online: this is for first histories and backfills, while
@@ -139,7 +145,7 @@ def produce(
     """
     place = _Place.at(home, world_path, data, repo)
     jobs = [
-        place.job(family, number, device)
+        place.any_job(family, number, device)
         for family, number in _chosen(place.views, sorted(set(families)), sorted(set(numbers)))
     ]
     several = len({job.family for job in jobs}) > 1
@@ -149,7 +155,7 @@ def produce(
             started = time.perf_counter()
             title = f"{as_of:%Y-%m-%d} {job.family}" if several else f"{as_of:%Y-%m-%d}"
             with stages(title, job.version if len(jobs) > 1 else None) as on_stage:
-                result = refresh(job, as_of, on_stage)
+                result = compute(job, as_of, on_stage)
             done.append((result, time.perf_counter() - started))
             tell_bad_rows(result.events)
     console.print(_refreshes(done))
@@ -159,7 +165,9 @@ def _chosen(
     views: list[DeclaredView], families: list[str], numbers: list[int]
 ) -> list[tuple[str, int]]:
     """The versions to produce: of families that nobody has named, those that have the number."""
-    declared = {each: versions_of(views, each) for each in families or families_of_transra(views)}
+    declared = {
+        each: numbers_of_family(views, each) for each in families or families_shipped(views)
+    }
     somewhere = {number for versions in declared.values() for number in versions}
     return [
         (family, number)
@@ -170,7 +178,7 @@ def _chosen(
     ]
 
 
-def _dates(job: Job) -> list[datetime]:
+def _dates(job: AnyJob) -> list[datetime]:
     """The world's dates; of an anchored version, those with something to be anchored to."""
     dates = job.world.dates.as_ofs()
     if job.anchored_to is None:
@@ -290,6 +298,11 @@ class _Place:
 
     def job(self, family: str | None, version: int | None, device: str) -> Job:
         return Job.declare(
+            self.world, self.data, self.home, self.views, device, family=family, version=version
+        )
+
+    def any_job(self, family: str, version: int, device: str) -> AnyJob:
+        return declare(
             self.world, self.data, self.home, self.views, device, family=family, version=version
         )
 

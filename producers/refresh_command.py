@@ -19,11 +19,10 @@ from provender.plugin.snapshot import find_snapshot
 from provender.plugin.world import World
 from provender.producers.drift_gate import DriftGate
 from provender.producers.followers import over_ranks
-from provender.producers.job import Job, versions_of
 from provender.producers.online_refresh import Loaded, OnlineRefresh
 from provender.producers.refresh import Refresh
-from provender.producers.refresh import refresh as compute
 from provender.producers.refresh_table import refreshed
+from provender.producers.shipped import AnyJob, compute, declare, numbers_of_family
 from provender.producers.stages import stages, tell_bad_rows
 
 
@@ -70,11 +69,11 @@ def refresh(
     place = Home(home)
     views = views_in_repo(repo or place.repo)
     world = World.load(world_path or place.world)
-    declared = versions_of(views, family)
+    declared = numbers_of_family(views, family)
     online = OnlineRefresh(repo or place.repo)
-    chosen = sorted(set(numbers)) or _not_retired(online, family, list(declared))
+    chosen = sorted(set(numbers)) or _not_retired(online, family, declared)
     jobs = [
-        Job.declare(world, data or place.data, place, views, device, family=family, version=number)
+        declare(world, data or place.data, place, views, device, family=family, version=number)
         for number in chosen
     ]
     for job in jobs:
@@ -112,7 +111,7 @@ def _not_retired(online: OnlineRefresh, family: str, declared: list[int]) -> lis
 class _Done:
     """What became of one version: its refresh, its tables by view, and what went wrong."""
 
-    job: Job
+    job: AnyJob
     result: Refresh | None
     loaded: Mapping[str, Loaded]
     errors: tuple[ProvenderError, ...] = ()
@@ -122,7 +121,7 @@ class _Done:
 class _Way:
     """The way of one version, from events to online tables."""
 
-    job: Job
+    job: AnyJob
     as_of: datetime
     gate: DriftGate
     dry_run: bool

@@ -8,10 +8,10 @@ from datetime import datetime
 from rich.table import Table
 
 from provender.plugin.spec import EmbeddingSpec
-from provender.producers.job import Job
 from provender.producers.online_refresh import Loaded
 from provender.producers.publish import Finding
 from provender.producers.refresh import Refresh
+from provender.producers.shipped import AnyJob
 
 #: What a line says -> the figure in a manifest's metrics.
 _FIGURES = {
@@ -26,7 +26,7 @@ _FIGURES = {
 
 
 def refreshed(
-    job: Job, as_of: datetime, result: Refresh | None, loaded: Mapping[str, Loaded]
+    job: AnyJob, as_of: datetime, result: Refresh | None, loaded: Mapping[str, Loaded]
 ) -> Table:
     """One column a view: its rows, what the parent was worth, its drift, its gate, its table.
 

@@ -1,4 +1,4 @@
-"""What a world's section `transra` says of one version of one family of views.
+"""What a producer's section of a world, such as `transra`, says of one version of one family.
 
     transra:
       epochs: 5                        # of every family
@@ -21,7 +21,12 @@ Settings = Mapping[str, Any]
 
 
 def settings_of(
-    section: Settings, family: str, version: int, declared: Mapping[str, Collection[int]]
+    section: Settings,
+    family: str,
+    version: int,
+    declared: Mapping[str, Collection[int]],
+    *,
+    producer: str = "transra",
 ) -> tuple[str, dict[str, Any]]:
     """Return the settings of one version of a family, and the place of the closest of them.
 
@@ -33,20 +38,23 @@ def settings_of(
         family: whose settings.
         version: of which version.
         declared: family -> the versions that the feature repo declares.
+        producer: the section's name, for what it refuses.
 
     Raises ConfigError for entries that are no mappings, and for those of a family or version that
     is not declared.
     """
-    families = _entries(section, (FAMILIES,), "settings by family, such as {interest: {epochs: 8}}")
-    _check_declared(families, (FAMILIES,), "family", declared)
+    families = _entries(
+        section, (producer, FAMILIES), "settings by family, such as {interest: {epochs: 8}}"
+    )
+    _check_declared(families, (producer, FAMILIES), "family", declared)
     own: Settings = {}
-    path: tuple[str, ...] = ()
+    path: tuple[str, ...] = (producer,)
     if family in families:
-        own, path, numbers = families[family], (FAMILIES, family), set(declared[family])
+        own, path, numbers = families[family], (producer, FAMILIES, family), set(declared[family])
     else:
         others = (declared[each] for each in declared if each not in families)
         numbers = {number for each in others for number in each}
-    whose = own if path else section
+    whose = own if family in families else section
     versions = _entries(whose, (*path, VERSIONS), "settings by version, such as {2: {epochs: 8}}")
     _check_declared(versions, (*path, VERSIONS), "version", numbers)
     closest = versions.get(version, {})
@@ -63,7 +71,7 @@ def _entries(settings: Settings, path: tuple[str, ...], expected: str) -> Mappin
             _place(path),
             found=repr(found)[:80],
             expected=expected,
-            remedy="Correct the section transra of the world file.",
+            remedy=f"Correct the section {path[0]} of the world file.",
         )
     return found
 
@@ -87,4 +95,4 @@ def _plain(settings: Settings) -> dict[str, Any]:
 
 
 def _place(path: tuple[str, ...]) -> str:
-    return f"transra: {'.'.join(path)}" if path else "transra"
+    return f"{path[0]}: {'.'.join(path[1:])}" if path[1:] else path[0]

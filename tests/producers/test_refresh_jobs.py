@@ -13,7 +13,8 @@ from provender.plugin.home import Home
 from provender.plugin.repo import DeclaredView
 from provender.plugin.spec import EmbeddingSpec
 from provender.plugin.world import World
-from provender.producers.job import Job, families_of_transra, versions_of
+from provender.producers.declared_versions import families_of, versions_of
+from provender.producers.job import Job
 from provender.producers.refresh import run_id_of
 
 SETTINGS = {"epochs": 2, "refresh_epochs": 1, "chunk_size": 64, "negatives": 16}
@@ -110,7 +111,7 @@ def test_a_family_has_settings_and_a_dim_of_its_own() -> None:
     assert found.config.refresh_epochs == 1
     beside = job(V1 + interest, of, family="transra")
     assert (beside.config_hash, beside.config) == (job(V1).config_hash, job(V1).config)
-    assert families_of_transra([*V1, *interest, SAGE]) == ["interest", "transra"]
+    assert families_of([*V1, *interest, SAGE], "transra") == ["interest", "transra"]
 
 
 def test_a_facet_shapes_what_its_view_holds() -> None:
@@ -141,9 +142,9 @@ def test_the_versions_of_a_family() -> None:
     other = view("pin", 1, name="pin_other", family="other")
     pinsage = view("pin", 1, name="pin_sage", producer="pinsage", family="sage")
     views = [*V2, *V1, other, pinsage]
-    found = {number: len(of) for number, of in versions_of(views, "transra").items()}
+    found = {number: len(of) for number, of in versions_of(views, "transra", "transra").items()}
     assert found == {1: 2, 2: 2}
-    assert list(versions_of([*V1, pinsage])) == [1]
+    assert list(versions_of([*V1, pinsage], "transra")) == [1]
     assert job(views, family="other").specs == (other.spec,)
 
 
@@ -170,8 +171,8 @@ SAGE = view("pin", 1, name="pin_sage", producer="pinsage", family="sage")
         (
             [*V1, SAGE],
             {"family": "sage"},
-            "producer of pin_sage_v1, family sage: found 'pinsage'; expected transra, the producer "
-            "that provender ships. Compute its snapshots with its own producer",
+            "producer of pin_sage_v1, family sage: found 'pinsage'; expected transra. "
+            "Compute its snapshots with its own producer",
         ),
         (
             V1 + V2,

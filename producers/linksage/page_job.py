@@ -1,0 +1,174 @@
+"""A job of LinkSage: one version of one family of its views, to be computed from a world's data.
+
+linksage:
+  pages: {table: pages, key: page_id, text: [title], time: crawled_at}
+  pins: {table: pins, key: pin_id, text: [title], time: created_at}
+  pairs:
+    links: {table: pins, pin: pin_id, page: page_id, time: created_at}
+  training: {epochs: 5}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from provender.plugin.checked_yaml import check
+from provender.plugin.errors import ConfigError, MappingError
+from provender.plugin.home import Home
+from provender.plugin.repo import DeclaredView
+from provender.plugin.spec import EmbeddingSpec
+from provender.plugin.world import World
+from provender.producers.declared_versions import check_key, numbers_of, the_one, the_version
+from provender.producers.linksage.config import LinkSageConfig
+from provender.producers.linksage.declarations import PageSources
+from provender.producers.settings import settings_of
+
+PRODUCER = "linksage"
+#: What its views may be of.
+ENTITIES = ("page", "pin")
+#: What a view declares without a bearing on its vectors.
+_NOT_SHAPING = {"ttl", "family", "facet"}
+
+
+@dataclass(frozen=True)
+class PageJob:
+    """What to compute: a world's data, the views of one version to fill, and how."""
+
+    world: World
+    data: Path
+    home: Home
+    specs: tuple[EmbeddingSpec, ...]
+    sources: PageSources
+    config: LinkSageConfig
+    device: str = "auto"
+
+    @classmethod
+    def declare(
+        cls,
+        world: World,
+        data: Path,
+        home: Home,
+        views: Sequence[DeclaredView],
+        device: str = "auto",
+        *,
+        family: str | None = None,
+        version: int | None = None,
+    ) -> PageJob:
+        """Put a job together; the model's dim and nested dims are the views' own.
+
+        Raises ConfigError where the repo has no such view of this producer, where its views have
+        several dims or keys of another type than the world declares, are of another entity or of a
+        facet, or where settings do not fit; MappingError where the declared tables don't.
+        """
+        mine = the_version(views, PRODUCER, family, version)
+        first = mine[0].spec
+        name = f"version {first.version} of family {first.family}"
+        for field in ("dim", "nested_dims", "space"):
+            the_one(name, field, [getattr(view.spec, field) for view in mine])
+        for view in mine:
+            _check_view(view)
+            check_key(view, world)
+        where, section = settings_of(
+            world.linksage,
+            first.family,
+            first.version,
+            numbers_of(views, PRODUCER),
+            producer=PRODUCER,
+        )
+        sources, settings = split(section, f"{world.path or 'world'}: {where}")
+        config = LinkSageConfig.parse(_with_dims(settings, first, where), where)
+        _check_tables(sources, world)
+        return cls(world, data, home, tuple(v.spec for v in mine), sources, config, device)
+
+    @property
+    def family(self) -> str:
+        """The family of its views."""
+        return self.specs[0].family
+
+    @property
+    def version(self) -> int:
+        """The version of its views."""
+        return self.specs[0].version
+
+    @property
+    def anchored_to(self) -> int | None:
+        """The version in whose space this one stays."""
+        return self.specs[0].anchored_to
+
+    @property
+    def key_types(self) -> dict[str, str]:
+        """Types of the keys of pages and pins, as the world declares them."""
+        return {each: self.world.entities[each] for each in ENTITIES if each in self.world.entities}
+
+    @property
+    def config_hash(self) -> str:
+        """SHA-256 of all that shapes the vectors: model, declarations, tables, views."""
+        shape = {
+            "linksage": self.config.hash,
+            "sources": self.sources.model_dump(mode="json"),
+            "tables": {name: t.model_dump(mode="json") for name, t in self.world.tables.items()},
+            "entities": self.key_types,
+            "views": [spec.model_dump(mode="json", exclude=_NOT_SHAPING) for spec in self.specs],
+        }
+        return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()
+
+
+def split(section: Mapping[str, Any], where: str) -> tuple[PageSources, dict[str, Any]]:
+    """What a section says of its tables, checked, and what it says of the model.
+
+    Raises MappingError for declarations that can't be.
+    """
+    known = PageSources.model_fields
+    sources = check(PageSources, {k: v for k, v in section.items() if k in known}, where)
+    return sources, {k: v for k, v in section.items() if k not in known}
+
+
+def _with_dims(settings: Mapping[str, Any], spec: EmbeddingSpec, where: str) -> dict[str, Any]:
+    """The settings with the views' dims; raises ConfigError where they say something else."""
+    model = settings.get("model", {})
+    declared = {"dim": spec.dim, "nested_dims": spec.nested_dims}
+    for name, dims in declared.items():
+        if isinstance(model, Mapping) and name in model:
+            raise ConfigError(
+                f"section {where}, model.{name}",
+                found=repr(model[name]),
+                expected=f"nothing: it follows the embedding views, which declare {dims}",
+                remedy="Leave it out of the world file.",
+            )
+    return {**settings, "model": {**model, **declared} if isinstance(model, Mapping) else model}
+
+
+def _check_view(view: DeclaredView) -> None:
+    spec = view.spec
+    if spec.entity not in ENTITIES:
+        raise ConfigError(
+            f"embedding view {spec.view_name}",
+            found=f"entity {spec.entity}",
+            expected=f"one of {', '.join(ENTITIES)}: LinkSage embeds pages, and the pins beside",
+            remedy="Correct the entity, or the producer, in embedding_views.py.",
+        )
+    if spec.facet is not None:
+        raise ConfigError(
+            f"embedding view {spec.view_name}, facet",
+            found=repr(spec.facet),
+            expected="none: LinkSage has no relations to be seen by",
+            remedy="Leave facet out in embedding_views.py.",
+        )
+
+
+def _check_tables(sources: PageSources, world: World) -> None:
+    declared = {"pages": sources.pages, "pins": sources.pins, "boards": sources.boards}
+    declared |= {f"pairs.{name}": pair for name, pair in sources.pairs.items()}
+    for name, one in declared.items():
+        if one is not None and one.table not in world.tables:
+            raise MappingError(
+                f"{world.path or 'world'}: linksage.{name}.table",
+                found=repr(one.table),
+                expected=f"one of {', '.join(sorted(world.tables))}",
+                remedy="Correct it or declare it under `tables`.",
+            )

@@ -1,0 +1,82 @@
+"""The producers that provender ships, by the name that views give: what starts a job of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from provender.plugin.errors import ConfigError
+from provender.plugin.home import Home
+from provender.plugin.repo import DeclaredView
+from provender.plugin.world import World
+from provender.producers import job as transra_job
+from provender.producers import refresh as transra
+from provender.producers.declared_versions import families_of, versions_of, views_of_family
+from provender.producers.linksage import page_job
+from provender.producers.publish import Gate
+from provender.producers.refresh import OnStage, Refresh
+
+PRODUCERS = (transra_job.PRODUCER, page_job.PRODUCER)
+AnyJob = transra_job.Job | page_job.PageJob
+
+
+def declare(
+    world: World,
+    data: Path,
+    home: Home,
+    views: Sequence[DeclaredView],
+    device: str = "auto",
+    *,
+    family: str,
+    version: int | None = None,
+) -> AnyJob:
+    """Put together the job of one version of a family, of whichever producer it has.
+
+    Raises ConfigError as `Job.declare` and `PageJob.declare` do, and for other producers.
+    """
+    kind: type[transra_job.Job] | type[page_job.PageJob]
+    kind = transra_job.Job if producer_of(views, family) == PRODUCERS[0] else page_job.PageJob
+    return kind.declare(world, data, home, views, device, family=family, version=version)
+
+
+def compute(
+    job: AnyJob,
+    as_of: datetime,
+    on_stage: OnStage,
+    gate: Gate | None = None,
+    *,
+    dry_run: bool = False,
+) -> Refresh:
+    """Refresh one version as of a time, as its producer does."""
+    if isinstance(job, transra_job.Job):
+        return transra.refresh(job, as_of, on_stage, gate, dry_run=dry_run)
+    from provender.producers.linksage.page_refresh import refresh_pages
+
+    return refresh_pages(job, as_of, on_stage, gate, dry_run=dry_run)
+
+
+def producer_of(views: Sequence[DeclaredView], family: str) -> str:
+    """Return the producer of a family; raises ConfigError where it is none that ships."""
+    for view in views_of_family(views, family):
+        if view.spec.producer not in PRODUCERS:
+            raise ConfigError(
+                f"producer of {view.spec.view_name}, family {family}",
+                found=repr(view.spec.producer),
+                expected=f"one that provender ships: {', '.join(PRODUCERS)}",
+                remedy="Compute its snapshots with its own producer, then `feast materialize`.",
+            )
+    return views_of_family(views, family)[0].spec.producer
+
+
+def numbers_of_family(views: Sequence[DeclaredView], family: str) -> list[int]:
+    """Return a family's versions, ascending; raises ConfigError where nobody here makes them."""
+    return list(versions_of(views, producer_of(views, family), family))
+
+
+def families_shipped(views: Sequence[DeclaredView]) -> list[str]:
+    """Return all families of producers that ship, ascending; raises ConfigError without any."""
+    there = {view.spec.producer for view in views} & set(PRODUCERS)
+    if not there:
+        return families_of(views, PRODUCERS[0])  # And it says what is missing.
+    return sorted({family for each in there for family in families_of(views, each)})
