@@ -1,4 +1,4 @@
-"""Declared tables as views of one DuckDB connection: Parquet, CSV, a database, SQL on these."""
+"""Declared tables as views of one DuckDB connection: Parquet, CSV, JSON lines, a database, SQL."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from provender.plugin.errors import ConfigError, MappingError, SourceError
 
 PARQUET = (".parquet", ".pq")
 CSV = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+JSON = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 
 
 class TableSource(BaseModel):
@@ -26,7 +27,8 @@ class TableSource(BaseModel):
 
     path: str | None = Field(
         default=None,
-        description="a Parquet or CSV(.gz) file, a glob or a folder, relative to the data folder",
+        description="a Parquet, CSV(.gz) or JSONL(.gz) file, a glob or a folder, relative to the "
+        "data folder",
     )
     url: str | None = Field(
         default=None,
@@ -38,7 +40,8 @@ class TableSource(BaseModel):
     )
     types: dict[str, str] = Field(
         default_factory=dict,
-        description="DuckDB types of CSV columns, all text otherwise; what misfits becomes null",
+        description="DuckDB types of columns of CSV, text otherwise, or of JSON lines; what misfits "
+        "becomes null",
     )
 
     @model_validator(mode="after")
@@ -73,8 +76,9 @@ def open_tables(
 ) -> duckdb.DuckDBPyConnection:
     """A connection with one view a table; nothing is read yet but what databases send.
 
-    CSV columns are text unless `types` says otherwise. A database's rows are streamed into
-    Parquet under `work`, where DuckDB also spills what does not fit into `memory_limit`.
+    CSV columns are text unless `types` says otherwise, those of JSON lines what their values are.
+    A database's rows are streamed into Parquet under `work`, where DuckDB also spills what does not
+    fit into `memory_limit`.
 
     Args:
         tables: what the world declares.
@@ -199,7 +203,7 @@ def _files(name: str, declared: str, data: Path) -> list[Path]:
         raise SourceError(
             f"table {name}",
             found=f"nothing at {path}",
-            expected="a file, a glob or a folder with .parquet or .csv files",
+            expected="a file, a glob or a folder with .parquet, .csv or .jsonl files",
             remedy="Correct the table's path or the data folder.",
         )
     kinds = {_kind(p) for p in files}
@@ -207,7 +211,7 @@ def _files(name: str, declared: str, data: Path) -> list[Path]:
         raise SourceError(
             f"table {name} ({path})",
             found="files named " + ", ".join(sorted({p.name for p in files})[:3]),
-            expected=f"files of one kind, ending in one of {', '.join(PARQUET + CSV)}",
+            expected=f"files of one kind, ending in one of {', '.join(PARQUET + CSV + JSON)}",
             remedy="Give a glob that picks the table's files.",
         )
     for file in files:
@@ -234,6 +238,8 @@ def _matches(pattern: Path) -> Iterator[Path]:
 def _kind(path: Path) -> str:
     if path.name.endswith(PARQUET):
         return "parquet"
+    if path.name.endswith(JSON):
+        return "json"
     return "csv" if path.name.endswith(CSV) else ""
 
 
@@ -250,15 +256,22 @@ def _scan(
             raise MappingError(
                 thing,
                 found="`types` on Parquet files",
-                expected="`types` only for CSV",
+                expected="`types` only for CSV and JSON lines",
                 remedy="Remove it: Parquet files carry their types.",
             )
         _check_time_zones(connection, thing, names)
         return f"SELECT * FROM read_parquet({names}, hive_partitioning = false)"
-    scan = csv_scan(thing, files)
+    if _kind(files[0]) == "json":
+        # All rows are looked at for their types: what a sample has not shown would be an error.
+        scan = (
+            f"read_json({names}, format = 'newline_delimited', sample_size = -1, "
+            "union_by_name = true, hive_partitioning = false)"
+        )
+    else:
+        scan = csv_scan(thing, files)
     # The trim is needed: a bare TRY_CAST goes down into DuckDB's CSV reader, which then raises.
     casts = ", ".join(
-        f"TRY_CAST(trim({quoted(c)}) AS {t}) AS {quoted(c)}" for c, t in types.items()
+        f"TRY_CAST(trim({quoted(c)}::VARCHAR) AS {t}) AS {quoted(c)}" for c, t in types.items()
     )
     return f"SELECT * {f'REPLACE ({casts}) ' if casts else ''}FROM {scan}"
 

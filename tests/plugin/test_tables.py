@@ -57,6 +57,24 @@ def test_declared_types_of_csv_make_null_of_what_misfits(tmp_path: Path) -> None
     assert rows(tmp_path, path="a.csv", types={"n": "DOUBLE"}) == [("x", 1.5), ("y", None)]
 
 
+def test_json_lines_have_the_types_of_all_their_values(tmp_path: Path) -> None:
+    lines = '{"id": "007", "tags": ["a"]}\n' * 30_000 + '{"id": "8", "n": 1.5, "tags": []}\n'
+    (tmp_path / "a.jsonl").write_text(lines, encoding="utf-8")
+    (tmp_path / "a.ndjson.gz").write_bytes(gzip.compress(lines.encode()))
+
+    found = rows(tmp_path, path="a.jsonl")
+    assert (found[0], found[-1], len(found)) == (("007", ["a"], None), ("8", [], 1.5), 30_001)
+    assert rows(tmp_path, path="a.ndjson.gz") == found
+    typed = rows(tmp_path, path="a.jsonl", types={"n": "VARCHAR", "id": "BIGINT"})
+    assert (typed[0], typed[-1]) == ((7, ["a"], None), (8, [], "1.5"))
+
+
+def test_a_broken_line_of_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"id": 1}\n{"id": \n', encoding="utf-8")
+    with pytest.raises(SourceError, match=r"table t .*a\.jsonl.*Malformed JSON.*in line"):
+        rows(tmp_path, path="a.jsonl")
+
+
 def test_sql_over_other_tables_and_only_what_is_needed_is_opened(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id\n1\n2\n", encoding="utf-8")
     tables = {
