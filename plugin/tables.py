@@ -40,8 +40,8 @@ class TableSource(BaseModel):
     )
     types: dict[str, str] = Field(
         default_factory=dict,
-        description="DuckDB types of columns of CSV, text otherwise, or of JSON lines; what misfits "
-        "becomes null",
+        description="DuckDB types of columns of CSV, otherwise text, or of JSON lines; misfits "
+        "become null",
     )
 
     @model_validator(mode="after")
