@@ -1,0 +1,118 @@
+"""A page set given as files: which column is what, by the names that people use.
+
+    pages.csv   page, title, body, url          pins.csv   pin, title, image
+    pairs.csv   pin, page, cohesion             boards.csv board, pin
+
+Parquet, CSV, TSV and JSON lines. What a file calls otherwise, the sections `pages`, `pins`,
+`pairs` and `boards` of a configuration say (declarations.py, without `table`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from provender.plugin.checked_yaml import check
+from provender.plugin.errors import MappingError
+from provender.plugin.tables import CSV, TableSource, columns_of, open_tables
+from provender.producers.linksage.declarations import PageSources
+
+_TEXTS = (
+    *("title", "headline", "name", "display_name", "short_description", "summary", "description"),
+    *("lede", "excerpt", "alt_text", "text", "body", "content"),
+)
+#: What a declaration names -> what its column may be called, the first one there counts.
+_NODE = {
+    "text_vector": ("text_vector", "text_embedding"),
+    "images": ("images", "image", "image_file", "image_path"),
+    "image_vectors": ("image_vectors", "image_vector", "image_embedding"),
+    "image_sizes": ("image_sizes", "image_size"),
+}
+_KEYS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "pages": {"key": ("page", "page_id", "key", "id"), "url": ("url", "link"), **_NODE},
+    "pins": {
+        "key": ("pin", "pin_id", "key", "id"),
+        "target": ("target", "target_vector", "pin_vector"),
+        **_NODE,
+    },
+    "pairs": {
+        "pin": ("pin", "pin_id"),
+        "page": ("page", "page_id"),
+        "cohesion": ("cohesion", "cohesion_score"),
+    },
+    "boards": {"key": ("board", "board_id"), "pin": ("pin", "pin_id")},
+}
+_NEEDED = {"pages": ("key",), "pins": ("key",), "pairs": ("pin", "page"), "boards": ("key", "pin")}
+_VECTORS = ("text_vector", "image_vectors", "target")
+
+
+@dataclass(frozen=True)
+class PageFiles:
+    """Tables by name, `pages`, `pins`, `pairs` and perhaps `boards`, and what their columns are."""
+
+    tables: Mapping[str, TableSource]
+    sources: PageSources
+
+
+def declare_files(files: Mapping[str, Path], given: Mapping[str, Any], where: str) -> PageFiles:
+    """Find out what the columns of a page set's files are.
+
+    Args:
+        files: by table; relative paths start from the working folder.
+        given: sections of the same names that say what is called otherwise.
+        where: what messages call the configuration.
+
+    Raises MappingError where a column that is needed has none of the known names, SourceError
+    where a file can't be read.
+    """
+    tables = {name: TableSource(path=str(path.absolute())) for name, path in files.items()}
+    with TemporaryDirectory() as work, open_tables(tables, Path.cwd(), Path(work)) as connection:
+        columns = {name: list(columns_of(connection, name)) for name in tables}
+    declared = {
+        name: {"table": name, **_columns(name, there, files[name], given.get(name, {}), where)}
+        for name, there in columns.items()
+    }
+    for name, one in declared.items():
+        if str(files[name]).endswith(CSV):
+            types = {one[each]: "FLOAT[]" for each in _VECTORS if one.get(each)}
+            tables[name] = tables[name].model_copy(update={"types": types})
+    pairs = declared.pop("pairs")
+    return PageFiles(tables, check(PageSources, {**declared, "pairs": {"pairs": pairs}}, where))
+
+
+def _columns(
+    table: str, there: Sequence[str], file: Path, given: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """What a table's declaration says but its name: what was given, what can be guessed."""
+    if not isinstance(given, Mapping):
+        raise MappingError(
+            f"{where}: {table}",
+            found=repr(given),
+            expected="a mapping such as {key: page_id, text: [title]}",
+            remedy="Correct this section.",
+        )
+    found: dict[str, Any] = {}
+    for name, known in _KEYS[table].items():
+        column = next((one for one in known if one in there), None)
+        if column is not None:
+            found[name] = column
+    if table in ("pages", "pins"):
+        found["text"] = [one for one in _TEXTS if one in there]
+    declared = {**found, **given}
+    for name in _NEEDED[table]:
+        if name not in declared:
+            raise MappingError(
+                f"{file}",
+                found=f"the columns {', '.join(there)}",
+                expected=f"a column of the {name}: {' or '.join(_KEYS[table][name])}",
+                remedy=f"Rename it, or say `{table}: {{{name}: COLUMN}}` in --config.",
+            )
+    # Given vectors stand instead of what they were made from.
+    if "text_vector" in declared and "text" not in given:
+        declared.pop("text", None)
+    if "image_vectors" in declared and "images" not in given:
+        declared.pop("images", None)
+    return declared
