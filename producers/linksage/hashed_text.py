@@ -145,14 +145,14 @@ class HashedText:
 
         No more than the rank that the texts can have: what is beyond would be noise.
         """
-        from sklearn.decomposition import TruncatedSVD
+        from sklearn.utils.extmath import randomized_svd
 
         rows = csr_array(vstack([self._weighed(batch) for batch in _batches(texts)], format="csr"))
         most = min(self.settings.dim, *rows.shape)
         if most == rows.shape[1]:
             return np.eye(most, dtype=np.float32)
-        svd = TruncatedSVD(most, n_iter=4, random_state=self.settings.seed).fit(rows)
-        return np.ascontiguousarray(svd.components_.T, dtype=np.float32)
+        _, _, axes = randomized_svd(rows, most, n_iter=4, random_state=self.settings.seed)
+        return np.ascontiguousarray(axes.T, dtype=np.float32)
 
     def _weighed(self, batch: Sequence[str]) -> csr_array:
         """Sublinear tf-idf of the columns that are kept, (n, columns), rows of norm 1 or 0."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 #: Files that are decoded at once: so many images are in memory.
@@ -29,11 +29,14 @@ def open_image(data: Path, name: str, side: int) -> Image.Image:
     if not path.is_file():
         raise UnreadableImageError("no such file")
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path) as image:
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or np.inf):
+                raise UnreadableImageError(f"{image.width:,} x {image.height:,} pixels, too many")
             image.draft("RGB", (side, side))  # JPEGs are decoded at a fraction of their size.
             image.load()
             return _plain(image, side)
+    except UnreadableImageError:
+        raise
     except UnidentifiedImageError:
         raise UnreadableImageError("no image of a known format") from None
     except Exception as error:  # A crawled file makes its decoder raise anything at all.
