@@ -50,6 +50,11 @@ class Progress:
     triples: int
     loss: float
 
+    @property
+    def count(self) -> int:
+        """The triples, as the log of any training calls them."""
+        return self.triples
+
     @classmethod
     def after(cls, at: Position, total: int, done: Sequence[tuple[int, float]]) -> Progress:
         """After the chunks whose triples and mean losses are given."""

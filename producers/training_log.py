@@ -10,35 +10,62 @@ import json
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from tensorboardX import SummaryWriter
-
-from provender.producers.trainer import Progress
 
 METRICS = "metrics.jsonl"
 
 
+class Step(Protocol):
+    """How far a training is."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch, from 0 on."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+        ...
+
+    @property
+    def total(self) -> int:
+        """Steps in all."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """What the last step was trained on: so many triples, or others."""
+        ...
+
+    @property
+    def loss(self) -> float:
+        """Its mean loss."""
+        ...
+
+
 class Pace:
-    """Triples a second, over all of this process's training so far."""
+    """Triples, or others, a second, over all of this process's training so far."""
 
     def __init__(self) -> None:
         self._began: float | None = None
-        self._triples = 0
+        self._count = 0
 
-    def after(self, at: Progress) -> float:
+    def after(self, at: Step) -> float:
         """The pace; 0 until there is a second step, for the first one's beginning is not known."""
         now = time.monotonic()
         if self._began is None:
             self._began = now
             return 0.0
-        self._triples += at.triples
-        return self._triples / max(now - self._began, 1e-9)
+        self._count += at.count
+        return self._count / max(now - self._began, 1e-9)
 
 
-def in_words(at: Progress, rate: float) -> str:
-    """A progress for a progress bar, `rate` in triples a second."""
-    return f"loss {at.loss:.3f}, {rate:,.0f} triples/s"
+def in_words(at: Step, rate: float, unit: str = "triples") -> str:
+    """A progress for a progress bar, `rate` in triples, or another unit, a second."""
+    return f"loss {at.loss:.3f}, {rate:,.0f} {unit}/s"
 
 
 class TrainingLog:
@@ -48,19 +75,19 @@ class TrainingLog:
     the last progress too.
     """
 
-    def __init__(self, folder: Path, every: float = 5.0) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, every: float = 5.0, unit: str = "triples") -> None:
+        self._folder, self._unit = folder, unit
         self._board: SummaryWriter | None = None
         self._every, self._pace = every, Pace()
         self._due, self._rate = 0.0, 0.0
-        self._last: Progress | None = None
+        self._last: Step | None = None
 
-    def __call__(self, at: Progress) -> str:
+    def __call__(self, at: Step) -> str:
         """Note a progress; returns it in words, for a progress bar."""
         self._rate, self._last = self._pace.after(at), at
         if time.monotonic() >= self._due:
             self._write()
-        return in_words(at, self._rate)
+        return in_words(at, self._rate, self._unit)
 
     def judged(self, epoch: int, figure: str, value: float) -> None:
         """Note what an epoch was judged by, such as ("mrr", 0.3)."""
@@ -90,9 +117,9 @@ class TrainingLog:
             "of": at.total,
             "epoch": at.epoch,
             "loss": at.loss,
-            "triples_per_second": self._rate,
+            f"{self._unit}_per_second": self._rate,
         }
-        shown = {"train/loss": at.loss, "train/triples_per_second": self._rate}
+        shown = {"train/loss": at.loss, f"train/{self._unit}_per_second": self._rate}
         self._put(at.step, told, shown)
 
     def _put(self, step: int, told: dict[str, Any], shown: dict[str, float]) -> None:
