@@ -2,6 +2,7 @@
 
     pages.csv   page, title, body, url          pins.csv   pin, title, image
     pairs.csv   pin, page, cohesion             boards.csv board, pin
+    test.csv    pin, page
 
 Parquet, CSV, TSV and JSON lines. What a file calls otherwise, the sections `pages`, `pins`,
 `pairs` and `boards` of a configuration say (declarations.py, without `table`).
@@ -17,7 +18,7 @@ from typing import Any
 
 from provender.plugin.checked_yaml import check
 from provender.plugin.errors import MappingError
-from provender.plugin.tables import CSV, TableSource, columns_of, open_tables
+from provender.plugin.tables import CSV, TableSource, columns_of, open_tables, quoted
 from provender.producers.linksage.declarations import PageSources
 
 _TEXTS = (
@@ -43,27 +44,44 @@ _KEYS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "page": ("page", "page_id"),
         "cohesion": ("cohesion", "cohesion_score"),
     },
+    "test": {"pin": ("pin", "pin_id"), "page": ("page", "page_id")},
     "boards": {"key": ("board", "board_id"), "pin": ("pin", "pin_id")},
 }
-_NEEDED = {"pages": ("key",), "pins": ("key",), "pairs": ("pin", "page"), "boards": ("key", "pin")}
+_ENDS = ("pin", "page")
+_NEEDED = {"pages": ("key",), "pins": ("key",), "pairs": _ENDS, "test": _ENDS}
+#: The kind of pairs that are set aside.
+TEST = "test"
 _VECTORS = ("text_vector", "image_vectors", "target")
 
 
 @dataclass(frozen=True)
 class PageFiles:
-    """Tables by name, `pages`, `pins`, `pairs` and perhaps `boards`, and what their columns are."""
+    """Tables by name, and what their columns are.
+
+    Of the pairs, those of the kind TEST are neither edges nor learned from.
+    """
 
     tables: Mapping[str, TableSource]
     sources: PageSources
 
 
-def declare_files(files: Mapping[str, Path], given: Mapping[str, Any], where: str) -> PageFiles:
-    """Find out what the columns of a page set's files are.
+def declare_files(
+    files: Mapping[str, Path],
+    given: Mapping[str, Any],
+    where: str,
+    *,
+    hold_out: float = 0.0,
+    seed: int = 0,
+) -> PageFiles:
+    """Find out what the columns of a page set's files are, and set pairs aside for a test.
 
     Args:
-        files: by table; relative paths start from the working folder.
+        files: `pages`, `pins` and `pairs`, and perhaps `boards` and `test`; relative paths start
+            from the working folder.
         given: sections of the same names that say what is called otherwise.
         where: what messages call the configuration.
+        hold_out: so much of the pairs is for the test, where there is no file for it.
+        seed: picks them.
 
     Raises MappingError where a column that is needed has none of the known names, SourceError
     where a file can't be read.
@@ -79,8 +97,39 @@ def declare_files(files: Mapping[str, Path], given: Mapping[str, Any], where: st
         if str(files[name]).endswith(CSV):
             types = {one[each]: "FLOAT[]" for each in _VECTORS if one.get(each)}
             tables[name] = tables[name].model_copy(update={"types": types})
-    pairs = declared.pop("pairs")
-    return PageFiles(tables, check(PageSources, {**declared, "pairs": {"pairs": pairs}}, where))
+    pairs, test = declared.pop("pairs"), declared.pop("test", None)
+    kinds, split = _split(pairs, test, hold_out, seed)
+    return PageFiles({**tables, **split}, check(PageSources, {**declared, "pairs": kinds}, where))
+
+
+def _split(
+    pairs: dict[str, Any], test: dict[str, Any] | None, share: float, seed: int
+) -> tuple[dict[str, Any], dict[str, TableSource]]:
+    """The kinds of pairs to learn from and to test by, and the tables that they are in."""
+    ends = [f"{quoted(pairs[end])}::VARCHAR" for end in _ENDS]
+    if test is not None:
+        aside = ", ".join(f"{quoted(test[end])}::VARCHAR" for end in _ENDS)
+        chosen = f"({', '.join(ends)}) IN (SELECT ({aside}) FROM test)"
+    elif share:
+        # The same pairs on every machine, whatever rows there are beside them.
+        drawn = f"md5(concat_ws(chr(10), {', '.join(ends)}, '{seed}'))"
+        chosen = f"('0x' || {drawn}[:8])::BIGINT < {round(share * 2**32)}"
+        test = {"table": "held_out", **{end: pairs[end] for end in _ENDS}}
+    else:
+        return {"pairs": pairs}, {}
+    tables = {
+        "learned": TableSource(sql=f"SELECT * FROM pairs WHERE NOT coalesce({chosen}, false)"),
+        "held_out": TableSource(sql=f"SELECT * FROM pairs WHERE {chosen}"),
+    }
+    kinds = {
+        "pairs": {**pairs, "table": "learned"},
+        TEST: {**test, "edges": False, "positives": False},
+    }
+    return kinds, {name: each for name, each in tables.items() if name in _tables_of(kinds)}
+
+
+def _tables_of(kinds: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    return {one["table"] for one in kinds.values()}
 
 
 def _columns(
@@ -102,7 +151,7 @@ def _columns(
     if table in ("pages", "pins"):
         found["text"] = [one for one in _TEXTS if one in there]
     declared = {**found, **given}
-    for name in _NEEDED[table]:
+    for name in _NEEDED.get(table, ("key", "pin")):
         if name not in declared:
             raise MappingError(
                 f"{file}",

@@ -1,0 +1,154 @@
+"""LinkSage on a page set with pairs set aside: learn from the others, and find these again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from provender.plugin.errors import ConfigError
+from provender.producers.linksage.config import LinkSageConfig
+from provender.producers.linksage.features import Features, NodeFeatures, compute_features
+from provender.producers.linksage.page_embedding import embed_pages, embed_pins
+from provender.producers.linksage.page_files import TEST, PageFiles
+from provender.producers.linksage.page_graph import PageGraph, build_graph
+from provender.producers.linksage.page_model import PageModel
+from provender.producers.linksage.page_neighbours import Neighbours, find_neighbours
+from provender.producers.linksage.page_tables import PageSet, read_page_set
+from provender.producers.linksage.page_training import train_pages
+from provender.producers.refresh import OnStage
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+#: What can be left out, to see what it is worth.
+GROUPS = ("neighbours", "text", "images", "boards", "links")
+
+
+@dataclass(frozen=True, eq=False)
+class PageTask:
+    """A page set, made ready, with the pairs to learn from and those to find.
+
+    `test` and `known`: (pages, pins), rows of the features, (t,) and (k,) each.
+    """
+
+    rows: PageSet
+    features: Features
+    graph: PageGraph
+    neighbours: Neighbours
+    test: tuple[Rows, Rows]
+    known: tuple[Rows, Rows]
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """A model and its vectors of all pages (n, dim) and pins (q, dim), of norm 1."""
+
+    model: PageModel
+    pages: Floats
+    pins: Floats
+
+
+def prepare(
+    files: PageFiles, data: Path, config: LinkSageConfig, work: Path, on_stage: OnStage
+) -> PageTask:
+    """Read a page set, and compute features, graph and neighbours without the test's pairs."""
+    on_stage("read pages", 0, 1, "")
+    rows = read_page_set(files.sources, files.tables, data, work / "rows")
+    on_stage("read pages", 1, 1, "")
+    on_stage("features", 0, 1, "")
+    features = compute_features(rows, config.features, work / "features")
+    on_stage("features", 1, 1, "")
+    on_stage("graph", 0, 2, "")
+    graph = build_graph(rows, features, config.graph)
+    on_stage("graph", 1, 2, "walks")
+    neighbours = find_neighbours(graph, config.walks, config.training.seed)
+    on_stage("graph", 2, 2, "")
+    known, test = _pairs(rows, features)
+    return PageTask(rows, features, graph, neighbours, test, known)
+
+
+def learn(
+    task: PageTask, config: LinkSageConfig, folder: Path, device: str, on_stage: OnStage
+) -> Embeddings:
+    """Train a model on a task and embed all of its pages and pins."""
+    model = train_pages(
+        config,
+        task.features,
+        task.graph,
+        task.neighbours,
+        folder,
+        device,
+        on_progress=lambda at: on_stage(
+            "train", at.step, at.total, f"loss {at.loss:.3f}, {at.rate:,.0f} positives/s"
+        ),
+    )
+    pages = embed_pages(
+        model,
+        task.features,
+        task.graph,
+        task.neighbours,
+        device=device,
+        on_progress=lambda done, total: on_stage("embed", done, total, ""),
+    )
+    return Embeddings(model, pages, embed_pins(model, task.features, device=device))
+
+
+def without(task: PageTask, config: LinkSageConfig, group: str) -> tuple[PageTask, LinkSageConfig]:
+    """The same task without one group of what the model can see.
+
+    Raises ConfigError for another group than those of GROUPS.
+    """
+    if group == "neighbours":
+        model = config.model.model_copy(update={"neighbours": 0})
+        return task, config.model_copy(update={"model": model})
+    if group in ("text", "images"):
+        features = replace(
+            task.features,
+            pages=_blind(task.features.pages, group),
+            pins=_blind(task.features.pins, group),
+        )
+        return replace(task, features=features), config
+    if group not in GROUPS:
+        raise ConfigError(
+            "--without",
+            found=group,
+            expected=f"one of {', '.join(GROUPS)}",
+            remedy="Correct it.",
+        )
+    gone = {"boards": "board", "links": "link"}[group]
+    edges = {ends: each for ends, each in task.graph.edges.items() if gone not in ends}
+    graph = replace(task.graph, edges=edges)
+    walks = config.walks
+    neighbours = find_neighbours(graph, walks, config.training.seed)
+    return replace(task, graph=graph, neighbours=neighbours), config
+
+
+def _blind(nodes: NodeFeatures, group: str) -> NodeFeatures:
+    """Nodes that show no text, or no images; the lengths of the spaces stay."""
+    if group == "text":
+        return replace(nodes, text=np.zeros_like(nodes.text))
+    none = np.zeros(len(nodes.keys) + 1, np.int64)
+    return replace(
+        nodes, images=nodes.images[:0], image_offsets=none, image_sizes=none[:0].astype(np.float32)
+    )
+
+
+def _pairs(rows: PageSet, features: Features) -> Iterator[tuple[Rows, Rows]]:
+    """(pages, pins) of the pairs that are known, then of those of the test."""
+    table = pq.read_table(rows.pairs, columns=["page", "pin", "kind"])
+    of_test = pc.equal(table["kind"], TEST)
+    for chosen in (table.filter(pc.invert(of_test)), table.filter(of_test)):
+        yield (
+            _places(chosen["page"], features.pages.keys),
+            _places(chosen["pin"], features.pins.keys),
+        )
+
+
+def _places(keys: pa.ChunkedArray, known: pa.Array) -> Rows:
+    return pc.index_in(keys.combine_chunks(), known).to_numpy(zero_copy_only=False).astype(np.int64)
