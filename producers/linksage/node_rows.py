@@ -163,11 +163,13 @@ def _canonical_rows(declared: NodeDeclaration, newest: Path, digests: Path, urls
     parts = " || ".join(f"sha256(coalesce(CAST({sql} AS VARCHAR), ''))" for sql in shown)
     of_pages = "n.url, u.canonical_url, u.domain"
     return (
-        f"WITH listed AS (SELECT key, unnest(raw_files) AS file, image_sizes AS sizes, "
-        f"generate_subscripts(raw_files, 1) AS place, len(raw_files) AS n FROM {rows_of(newest)}),\n"
-        "found AS (SELECT key, list(file ORDER BY place) AS files, list(digest ORDER BY place) AS "
-        "digests, list(CASE WHEN len(sizes) = n THEN sizes[place] ELSE 1::FLOAT END ORDER BY place) AS "
-        f"sizes FROM listed JOIN {rows_of(digests)} USING (file) WHERE digest IS NOT NULL "
+        "WITH listed AS (SELECT key, unnest(raw_files) AS file, image_sizes AS sizes, "
+        "generate_subscripts(raw_files, 1) AS place, len(raw_files) AS n "
+        f"FROM {rows_of(newest)}),\n"
+        "found AS (SELECT key, list(file ORDER BY place) AS files, "
+        "list(digest ORDER BY place) AS digests, "
+        "list(CASE WHEN len(sizes) = n THEN sizes[place] ELSE 1::FLOAT END ORDER BY place) "
+        f"AS sizes FROM listed JOIN {rows_of(digests)} USING (file) WHERE digest IS NOT NULL "
         "GROUP BY key)\n"
         "SELECT key, text, text_vector, coalesce(f.files, []) AS image_files, "
         f"coalesce(image_vectors, []) AS image_vectors, {sizes} AS image_sizes, "

@@ -47,7 +47,8 @@ PAGE_ROWS: list[dict[str, Any]] = [
     {"id": 9, "title": " A ", "body": "b", "url": "http://www.x.org/a?utm_id=1", "at": OLD,
      "files": ["one.png", "gone.png", "two.png"], "areas": [1, 2, 3], "vector": [1, 2]},
     {"id": 4, "title": "old", "at": OLD, "url": "https://x.org/b"},
-    {"id": 4, "title": None, "body": "new", "at": NEW, "url": "nothing", "vector": [1, float("nan")],
+    {"id": 4, "title": None, "body": "new", "at": NEW, "url": "nothing",
+     "vector": [1, float("nan")],
      "files": ["two.png"], "areas": [1, 1]},
 ]  # fmt: skip
 PIN_ROWS: list[dict[str, Any]] = [
@@ -58,11 +59,11 @@ PIN_ROWS: list[dict[str, Any]] = [
     {"id": 1, "page": 4, "shown": [[1, 1]], "areas": [0], "at": NEW},
     {"id": 1, "page": 77, "shown": [[1, 1]], "at": NEW - HOUR / 2},
 ]  # fmt: skip
-GARBAGE = [
+GARBAGE: list[dict[str, Any]] = [
     {"id": 4, "title": "later", "at": T, "files": ["one.png"]},
     {"id": 5, "title": "later", "at": T + HOUR},
 ]
-GARBAGE_PINS = [
+GARBAGE_PINS: list[dict[str, Any]] = [
     {"id": 3, "page": 4, "shown": [[9.0]], "fit": 1.0, "at": T},
     {"id": None, "page": 4, "at": T + HOUR},
 ]
@@ -112,8 +113,8 @@ def test_the_newest_before_the_cut(tmp_path: Path, later: int, step: int) -> Non
          "since": OLD},
     ]  # fmt: skip
     assert pins == [
-        {"key": 1, "text": "", "text_vector": None, "image_files": [], "image_vectors": [[1.0, 1.0]],
-         "image_sizes": [1.0], "target": None, "since": NEW},
+        {"key": 1, "text": "", "text_vector": None, "image_files": [],
+         "image_vectors": [[1.0, 1.0]], "image_sizes": [1.0], "target": None, "since": NEW},
         {"key": 3, "text": "", "text_vector": None, "image_files": [],
          "image_vectors": [[1.0, 0.0], [0.0, 1.0]], "image_sizes": [5.0, 6.0],
          "target": [1.0, 2.0, 3.0], "since": OLD},
@@ -182,7 +183,11 @@ def test_the_hash_tells_what_has_changed(tmp_path: Path) -> None:
 
 
 def test_bad_keys_and_times_are_counted(tmp_path: Path) -> None:
-    bad = [{"id": None, "at": OLD}, {"id": None, "at": OLD}, {"id": 3, "at": None}]
+    bad: list[dict[str, Any]] = [
+        {"id": None, "at": OLD},
+        {"id": None, "at": OLD},
+        {"id": 3, "at": None},
+    ]
     write(tmp_path, PAGE_ROWS + bad, PIN_ROWS)
     dropped = read(tmp_path).report["pages"]["dropped"]
     assert dropped == {"id is missing": 2, "at is missing": 1, "an older row of its key": 1}
