@@ -6,34 +6,61 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 # torch sends float32 products on CPU to MKL, which does less than half of what oneDNN does on AMD's
-# cores with AVX-512 (103 against 245 GFLOP/s). Its own compiler calls oneDNN by this operator; it
-# has no gradient of its own, and another torch may not have it: then there is F.linear.
+# cores with AVX-512 (103 against 245 GFLOP/s). Its own compiler calls oneDNN by this operator,
+# which has no gradient, and which another torch may not have: then F.linear does it.
 _ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none") -> Tensor:
-    """x W' + b, (..., in) by (out, in) to (..., out), float32 or as autocast says.
+    """x W' + b, (..., in) by (out, in) to (..., out), in float32 or as autocast says.
 
     Args:
         then: "none" or "relu", which is taken of the result.
     """
-    if _by_onednn(x, weight):
-        found: Tensor = _ONEDNN(x, weight, bias, then, [], "")
-        return found
-    found = F.linear(x, weight, bias)
-    return F.relu(found, inplace=True) if then == "relu" else found
+    if not _by_onednn(x, weight):
+        found = F.linear(x, weight, bias)
+    elif torch.is_grad_enabled():
+        found = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    else:
+        return _product(x, weight, bias, then)
+    return F.relu(found, inplace=not torch.is_grad_enabled()) if then == "relu" else found
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         _ONEDNN is not None
+        and torch.backends.mkldnn.is_available()
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.numel() > 0
-        and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and torch.backends.mkldnn.is_available()
     )
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none") -> Tensor:
+    found: Tensor = _ONEDNN(x, weight, bias, then, [], "")
+    return found
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, given: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        rows = given.flatten(0, -2)
+        columns = rows.T.contiguous()
+        return (
+            _product(given.contiguous(), weight.T.contiguous()) if of_x else None,
+            _product(columns, x.flatten(0, -2).T.contiguous()) if of_weight else None,
+            rows.sum(0) if of_bias else None,
+        )

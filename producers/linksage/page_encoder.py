@@ -196,8 +196,7 @@ class Layer(nn.Module):
     def _dense(self, x: Tensor) -> Tensor:
         normed = self.dense_norm(x)
         inner = linear(normed, self.up.weight, self.up.bias, then="relu")
-        outer = linear(self.dropout(inner), self.down.weight, self.down.bias)
-        found: Tensor = x + self.dropout(outer)
+        found: Tensor = x + self.dropout(linear(inner, self.down.weight, self.down.bias))
         return found
 
 

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from provender.producers.linksage.config import LinkSageConfig
-from provender.producers.linksage.features import Features, NodeFeatures, unit
+from provender.producers.linksage.encoders import unit
+from provender.producers.linksage.features import Features, NodeFeatures
 from provender.producers.linksage.page_graph import PageGraph
 from provender.producers.linksage.page_neighbours import Neighbours
 
@@ -93,7 +94,7 @@ def around(graph: PageGraph, rng: np.random.Generator) -> Neighbours:
 def small(**sections: dict[str, Any]) -> LinkSageConfig:
     """A configuration that trains in a second or two, with some values changed by section."""
     model = {"dim": DIM, "nested_dims": (4, 8), "width": 16, "heads": 2, "feedforward": 32}
-    training = {"epochs": 3, "batch_size": 32, "negatives": 24, "checkpoint_minutes": 0.0}
+    training = {"epochs": 3, "batch_size": 32, "negatives": 24, "checkpoint_minutes": 1e-9}
     return LinkSageConfig.parse(
         {
             "model": {**model, "neighbours": 8, "dropout": 0.1, **sections.get("model", {})},
