@@ -25,8 +25,7 @@ def alias_tables(offsets: Ints, weights: NDArray[np.float32]) -> tuple[NDArray[n
     weight is met to 1/UNIT of its row's mean.
     """
     shares = _shares(offsets, weights)
-    rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    light, heavy = np.flatnonzero(shares < UNIT), np.flatnonzero(shares >= UNIT)
+    light, heavy = np.flatnonzero(shares < UNIT), np.flatnonzero(shares > UNIT)
     lack, surplus = np.cumsum(UNIT - shares[light]), np.cumsum(shares[heavy] - UNIT)
     keep, alias = np.full(len(shares), UNIT, np.int64), np.arange(len(shares))
     # What light places lack comes from heavy ones, in order: the current one is the first whose
@@ -34,10 +33,11 @@ def alias_tables(offsets: Ints, weights: NDArray[np.float32]) -> tuple[NDArray[n
     keep[light] = shares[light]
     before = lack - (UNIT - shares[light])
     alias[light] = heavy[np.searchsorted(surplus, before, side="right")] if len(light) else 0
-    # The one that uses a heavy place up takes more than there is: the next heavy one fills it.
+    # The one that uses a heavy place up takes more than there is, and the next heavy place makes
+    # up for that; a place that is used up without a rest stays whole.
     last = np.searchsorted(lack, surplus, side="right")
-    inside = np.flatnonzero(last < len(light))
-    used = inside[rows[light[last[inside]]] == rows[heavy[inside]]]
+    used = np.flatnonzero(last < len(light))
+    used = used[before[last[used]] < surplus[used]]
     keep[heavy[used]] = UNIT - (lack[last[used]] - surplus[used])
     alias[heavy[used]] = heavy[np.searchsorted(surplus, surplus[used], side="right")]
     return keep.astype(np.int32), alias

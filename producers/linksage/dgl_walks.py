@@ -29,7 +29,7 @@ class DglWalker:
 
     def __init__(self, states: StateGraph, steps: Sequence[Step], seed: int) -> None:
         self.dgl, self.steps, self.seed = _dgl(), steps, seed
-        self.first_start = states.blocks[states.start]
+        self.first_start = states.spans[states.start][0]
         parts = (states.offsets.cpu(), states.targets.cpu(), torch.empty(0, dtype=torch.int64))
         self.graph = self.dgl.graph(("csr", parts), num_nodes=len(states.offsets) - 1)
         self.weight = None

@@ -35,7 +35,7 @@ class StateGraph:
         offsets: int64 (s + 1,), of the s states and the end, which is the last.
         targets: int64 (m,), states.
         weights: float32 (m,); None where all edges of each state weigh alike.
-        blocks: (node type, place in the metapath) -> the first state; in ascending order.
+        spans: (node type, place in the metapath) -> its first state, and one past its last.
         follows: block -> the blocks that a step from it leads to.
         start: the block of starts.
         nodes: int64 (s,), the neighbour that each state is: pins by number, then pages; what is
@@ -45,7 +45,7 @@ class StateGraph:
     offsets: Tensor
     targets: Tensor
     weights: Tensor | None
-    blocks: Mapping[Block, int]
+    spans: Mapping[Block, tuple[int, int]]
     follows: Mapping[Block, Sequence[Block]]
     start: Block
     nodes: Tensor | None
@@ -59,11 +59,6 @@ class StateGraph:
         keep, alias = (torch.from_numpy(array) for array in alias_tables(offsets, weights))
         device = self.targets.device
         return keep.to(device), self.targets[alias.to(device)]
-
-    def span(self, block: Block) -> tuple[int, int]:
-        """The states of a block: first, and one past the last."""
-        later = [first for first in self.blocks.values() if first > self.blocks[block]]
-        return self.blocks[block], min(later, default=len(self.offsets) - 2)
 
 
 def state_graphs(graph: PageGraph, config: WalkConfig) -> list[StateGraph]:
@@ -114,13 +109,13 @@ def _assembled(
 ) -> StateGraph:
     """The edges of all blocks, one after the other, with an edge to the end where there is none."""
     device = graph.cluster.device
-    blocks, end = {}, 0
+    spans, end = {}, 0
     for block, size in sizes.items():
-        blocks[block] = end
+        spans[block] = (end, end + size)
         end += size
     rows = [
         _merged([graph.edges[block[0], to[0]] for to in follows[block]],
-                [blocks[to] for to in follows[block]], size, end, device)
+                [spans[to][0] for to in follows[block]], size, end, device)
         for block, size in sizes.items()
     ]  # fmt: skip
     rows.append(_merged([], [], 1, end, device))
@@ -131,7 +126,7 @@ def _assembled(
         offsets,
         torch.cat([targets for _, targets, _ in rows]),
         None if _alike(offsets, weights) else weights,
-        blocks,
+        spans,
         follows,
         ("page", 0),
         _neighbour_numbers(graph, sizes, end),

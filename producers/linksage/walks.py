@@ -67,7 +67,7 @@ def plan(
     for number in range(1, length + 1):
         now = {after for block in now for after in states.follows[block]}
         spans = tuple(
-            (*states.span(block), restart[block[0]])
+            (*states.spans[block], restart[block[0]])
             for block in sorted(now)
             if restart.get(block[0]) and number < length
         )
@@ -82,7 +82,7 @@ class TorchWalker:
 
     def __init__(self, states: StateGraph, steps: Sequence[Step], seed: int) -> None:
         self.steps, self.seed = steps, seed
-        self.first_start = states.blocks[states.start]
+        self.first_start = states.spans[states.start][0]
         degrees = states.offsets.diff()
         most = max(len(states.targets), len(states.offsets))
         index = torch.int32 if most < 2**31 else torch.int64
