@@ -131,7 +131,7 @@ def unit(rows: Vectors) -> Vectors:
     """The rows of (n, d) at norm 1, as float32; rows of zeros stay."""
     rows = np.asarray(rows, np.float32)
     norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))[:, None]
-    return (rows / np.where(norms > 0, norms, 1)).astype(np.float32)
+    return np.asarray(rows / np.where(norms > 0, norms, 1).astype(np.float32), np.float32)
 
 
 def _told(given: object) -> str:

