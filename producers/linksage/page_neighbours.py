@@ -77,7 +77,9 @@ def find_neighbours(
         (_walker(one, config, seed), one, numbers[place :: len(states)])
         for place, one in enumerate(states)
     ]
-    size = max(1, (walks_at_once or WALKS_AT_ONCE[device.type]) // config.walks)
+    size = max(
+        1, (walks_at_once or WALKS_AT_ONCE.get(device.type, WALKS_AT_ONCE["cuda"])) // config.walks
+    )
     blocks = []
     for block in starts.split(size) if len(starts) else ():
         hashes = graph.page_hashes[block]
