@@ -22,8 +22,8 @@ def shown(report: Any) -> list[list[str]]:
 
 @pytest.mark.parametrize("near", [None, 0.9])
 def test_what_the_tables_tell(tmp_path: Path, near: float | None) -> None:
-    settings: dict[str, Any] = {"near_duplicates": near, "min_cohesion": 0.1, "max_degree": {"page": 3}}
-    report = World(tmp_path, 0).build(**settings).report
+    rules: dict[str, Any] = {"min_cohesion": 0.1, "max_degree": {"page": 3}}
+    report = World(tmp_path, 0).build(near_duplicates=near, **rules).report
     lines = shown(report)
     dropped = report["pairs"]["dropped below min_cohesion"]
     assert ["dropped", "below", "min_cohesion", "(0.1)", str(dropped)] in lines
