@@ -37,7 +37,7 @@ class HashedTextSettings(BaseModel):
 
     dim: int = Field(256, ge=1, description="Length of the vectors, at most.")
     words: tuple[int, int] = Field((1, 1), description="Shortest and longest run of words.")
-    characters: tuple[int, int] = Field((3, 5), description="The same of characters in a word.")
+    characters: tuple[int, int] = Field((4, 4), description="The same of characters in a word.")
     character_weight: float = Field(
         0.5, ge=0, description="Of runs of characters, beside words at 1; 0 leaves them out."
     )
