@@ -82,7 +82,8 @@ class HashedText:
         """
         learned = _Sample(self.settings.sample, self.settings.seed)
         counts, total = np.zeros(2 * self.settings.buckets, np.int64), 0
-        for batch in _batches(learned.passing(texts)):
+        cut = (text[: self.settings.longest] for text in texts)
+        for batch in _batches(learned.passing(cut)):
             total += len(batch)
             counts += np.bincount(self._counts(batch).indices, minlength=len(counts))
         if not counts.any():

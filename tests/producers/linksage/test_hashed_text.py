@@ -76,6 +76,13 @@ def test_an_unknown_text_is_zero() -> None:
     assert not _FITTED.encode(["zzzz qqqq", "!?"]).any()
 
 
+def test_only_the_beginning_of_a_long_text_counts() -> None:
+    texts = written(30)
+    longer = [text.ljust(60) + "other words" for text in texts]
+    one, other = (HashedText(dim=4, longest=60).fit(each) for each in (texts, longer))
+    assert one.encode(texts).tobytes() == other.encode(longer).tobytes()
+
+
 def test_no_more_dims_than_texts() -> None:
     assert HashedText(dim=256).fit(["one two three", "two three four"]).dim == 2
 
