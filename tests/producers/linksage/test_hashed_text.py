@@ -77,8 +77,8 @@ def test_an_unknown_text_is_zero() -> None:
 
 
 def test_only_the_beginning_of_a_long_text_counts() -> None:
-    texts = written(30)
-    longer = [text.ljust(60) + "other words" for text in texts]
+    texts = [text.ljust(60) for text in written(30)]
+    longer = [text + "other words" for text in texts]
     one, other = (HashedText(dim=4, longest=60).fit(each) for each in (texts, longer))
     assert one.encode(texts).tobytes() == other.encode(longer).tobytes()
 
