@@ -28,6 +28,7 @@ from provender.producers.followers import over_ranks
 from provender.producers.graph import TripleGraph
 from provender.producers.job import Job
 from provender.producers.kg_command import kg
+from provender.producers.linksage.evaluate_command import linksage
 from provender.producers.refresh import (
     LOG,
     Refresh,
@@ -277,6 +278,7 @@ def evaluate(
 
 
 evaluate.add_command(kg)
+evaluate.add_command(linksage)
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,12 @@ class WalkConfig(_Section):
     neighbour_types: tuple[Literal["page", "pin"], ...] = Field(
         ("pin", "page"), min_length=1, description="Which nodes count as neighbours."
     )
+    folds: int = Field(
+        5,
+        ge=1,
+        description="Training sees of a page the neighbours that it has without the pairs of one "
+        "of so many folds, in which is the pair that is learned; 1 leaves all pairs there.",
+    )
     walker: Literal["auto", "torch", "dgl"] = Field(
         "auto",
         description="torch walks on CPU and GPU and repeats for any sharding; dgl repeats for the "

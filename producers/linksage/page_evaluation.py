@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,32 +18,41 @@ from provender.producers.linksage.config import LinkSageConfig
 from provender.producers.linksage.features import Features, NodeFeatures, compute_features
 from provender.producers.linksage.page_embedding import embed_pages, embed_pins
 from provender.producers.linksage.page_files import TEST, PageFiles
+from provender.producers.linksage.page_folds import neighbours_apart
 from provender.producers.linksage.page_graph import PageGraph, build_graph
 from provender.producers.linksage.page_model import PageModel
 from provender.producers.linksage.page_neighbours import Neighbours, find_neighbours
+from provender.producers.linksage.page_ranking import (
+    Pairs,
+    Scorer,
+    cosines,
+    inner_products,
+    popularity,
+)
 from provender.producers.linksage.page_tables import PageSet, read_page_set
 from provender.producers.linksage.page_training import train_pages
 from provender.producers.refresh import OnStage
 
 Floats = NDArray[np.float32]
-Rows = NDArray[np.int64]
 #: What can be left out, to see what it is worth.
 GROUPS = ("neighbours", "text", "images", "boards", "links")
 
 
 @dataclass(frozen=True, eq=False)
 class PageTask:
-    """A page set, made ready, with the pairs to learn from and those to find.
+    """A page set, made ready, with the pairs that are known and those to find.
 
-    `test` and `known`: (pages, pins), rows of the features, (t,) and (k,) each.
+    `neighbours` are those of all pages, `apart` those of the positives (page_folds.py). The rows of
+    pairs are those of the features.
     """
 
     rows: PageSet
     features: Features
     graph: PageGraph
     neighbours: Neighbours
-    test: tuple[Rows, Rows]
-    known: tuple[Rows, Rows]
+    apart: Neighbours
+    known: Pairs
+    test: Pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +77,10 @@ def prepare(
     on_stage("graph", 0, 2, "")
     graph = build_graph(rows, features, config.graph)
     on_stage("graph", 1, 2, "walks")
-    neighbours = find_neighbours(graph, config.walks, config.training.seed)
+    found = _walked(graph, config)
     on_stage("graph", 2, 2, "")
     known, test = _pairs(rows, features)
-    return PageTask(rows, features, graph, neighbours, test, known)
+    return PageTask(rows, features, graph, *found, known, test)
 
 
 def learn(
@@ -81,7 +91,7 @@ def learn(
         config,
         task.features,
         task.graph,
-        task.neighbours,
+        task.apart,
         folder,
         device,
         on_progress=lambda at: on_stage(
@@ -97,6 +107,54 @@ def learn(
         on_progress=lambda done, total: on_stage("embed", done, total, ""),
     )
     return Embeddings(model, pages, embed_pins(model, task.features, device=device))
+
+
+def baselines(task: PageTask) -> dict[str, Scorer]:
+    """What ranks pins without a model: words, the same features as they are, popularity."""
+    found = {"popularity": popularity(task.known, len(task.features.pins))}
+    if task.features.pages.text.shape[1]:
+        found["text features"] = inner_products(task.features.pages.text, task.features.pins.text)
+    words = word_counts(task.rows)
+    if words is not None:
+        found["TF-IDF"] = inner_products(*words)
+    return found
+
+
+def word_counts(rows: PageSet) -> tuple[Any, Any] | None:
+    """Tf-idf of pages and pins by words and pairs of words, sparse; None without texts."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    texts = [
+        pq.read_table(file, columns=["text"])["text"].to_pylist()
+        for file in (rows.pages, rows.pins)
+    ]
+    if not any(map(any, texts)):
+        return None
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, dtype=np.float32)
+    vectorizer.fit([*texts[0], *texts[1]])
+    pages, pins = (vectorizer.transform(each) for each in texts)
+    return pages, pins
+
+
+def compared(
+    task: PageTask,
+    config: LinkSageConfig,
+    groups: tuple[str, ...],
+    work: Path,
+    device: str,
+    on_stage: OnStage,
+) -> dict[str, Scorer]:
+    """Models that were trained without one group each, by `without GROUP`."""
+    found: dict[str, Scorer] = {}
+    for group in groups:
+        blind, settings = without(task, config, group)
+
+        def tell(stage: str, done: int, total: int, note: str, group: str = group) -> None:
+            on_stage(f"without {group}: {stage}", done, total, note)
+
+        made = learn(blind, settings, work / f"without-{group}", device, tell)
+        found[f"without {group}"] = cosines(made.pages, made.pins)
+    return found
 
 
 def without(task: PageTask, config: LinkSageConfig, group: str) -> tuple[PageTask, LinkSageConfig]:
@@ -124,9 +182,8 @@ def without(task: PageTask, config: LinkSageConfig, group: str) -> tuple[PageTas
     gone = {"boards": "board", "links": "link"}[group]
     edges = {ends: each for ends, each in task.graph.edges.items() if gone not in ends}
     graph = replace(task.graph, edges=edges)
-    walks = config.walks
-    neighbours = find_neighbours(graph, walks, config.training.seed)
-    return replace(task, graph=graph, neighbours=neighbours), config
+    neighbours, apart = _walked(graph, config)
+    return replace(task, graph=graph, neighbours=neighbours, apart=apart), config
 
 
 def _blind(nodes: NodeFeatures, group: str) -> NodeFeatures:
@@ -139,16 +196,22 @@ def _blind(nodes: NodeFeatures, group: str) -> NodeFeatures:
     )
 
 
-def _pairs(rows: PageSet, features: Features) -> Iterator[tuple[Rows, Rows]]:
-    """(pages, pins) of the pairs that are known, then of those of the test."""
+def _walked(graph: PageGraph, config: LinkSageConfig) -> tuple[Neighbours, Neighbours]:
+    """The neighbours of all pages, and those of the positives."""
+    seed = config.training.seed
+    return find_neighbours(graph, config.walks, seed), neighbours_apart(graph, config.walks, seed)
+
+
+def _pairs(rows: PageSet, features: Features) -> Iterator[Pairs]:
+    """The pairs that are known, then those of the test."""
     table = pq.read_table(rows.pairs, columns=["page", "pin", "kind"])
     of_test = pc.equal(table["kind"], TEST)
     for chosen in (table.filter(pc.invert(of_test)), table.filter(of_test)):
-        yield (
-            _places(chosen["page"], features.pages.keys),
-            _places(chosen["pin"], features.pins.keys),
-        )
+        pages = rows_of(chosen["page"], features.pages.keys)
+        yield Pairs(pages, rows_of(chosen["pin"], features.pins.keys))
 
 
-def _places(keys: pa.ChunkedArray, known: pa.Array) -> Rows:
-    return pc.index_in(keys.combine_chunks(), known).to_numpy(zero_copy_only=False).astype(np.int64)
+def rows_of(keys: pa.ChunkedArray, known: pa.Array[Any]) -> NDArray[np.int64]:
+    """The place of each key among the known ones, -1 where it is not: (n,) int64."""
+    found = pc.index_in(keys.combine_chunks(), known).fill_null(-1)
+    return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)

@@ -34,19 +34,20 @@ from provender.producers.drift_gate import newest_before
 from provender.producers.linksage.features import ENCODERS, Features, compute_features
 from provender.producers.linksage.page_changes import Changes, Embedded, carried, changes
 from provender.producers.linksage.page_embedding import embed_pages, embed_pins
+from provender.producers.linksage.page_folds import neighbours_apart
 from provender.producers.linksage.page_graph import PageGraph, build_graph
 from provender.producers.linksage.page_job import PRODUCER, PageJob
 from provender.producers.linksage.page_model import PageModel
 from provender.producers.linksage.page_neighbours import Neighbours, find_neighbours
 from provender.producers.linksage.page_tables import PageSet, read_page_set
-from provender.producers.linksage.page_training import train_pages
+from provender.producers.linksage.page_training import PageProgress, train_pages
 from provender.producers.publish import Gate, publish, published
-from provender.producers.refresh import OnStage, Refresh
+from provender.producers.refresh import LOG, OnStage, Refresh
 from provender.producers.vectors import Vectors, load_vectors, save_vectors
 
 Floats = NDArray[np.float32]
 #: Of a run's folder.
-ROWS, FEATURES, CHECKPOINTS, MODEL = "rows", "features", "checkpoints", "model"
+ROWS, FEATURES, MODEL = "rows", "features", "model"
 _EMBEDDED = "embedded.parquet"
 _ABOUT = "about.json"
 
@@ -172,15 +173,15 @@ class _Making:
 
     def anew(self) -> PageRun:
         """Fit, train and embed all."""
-        world = self._prepared(None)
+        config, world = self.job.config, self._prepared(None)
         model = train_pages(
-            self.job.config,
+            config,
             world.features,
             world.graph,
-            world.neighbours,
-            self.folder / CHECKPOINTS,
+            neighbours_apart(world.graph, config.walks, config.training.seed),
+            self.folder / LOG,
             self.job.device,
-            on_progress=lambda at: self.on_stage("train", at.step, at.total, str(at)),
+            on_progress=self._trained,
         )
         now = world.embedded()
         pages = self._embed(model, world, np.arange(len(now.keys)))
@@ -230,6 +231,10 @@ class _Making:
         neighbours = find_neighbours(graph, config.walks, config.training.seed)
         tell("graph", 2, 2, "")
         return _Prepared(rows, features, graph, neighbours)
+
+    def _trained(self, at: PageProgress) -> None:
+        note = f"loss {at.loss:.3f}, {at.rate:,.0f} positives/s"
+        self.on_stage("train", at.step, at.total, note)
 
     def _embed(self, model: PageModel, world: _Prepared, pages: NDArray[np.int64]) -> Floats:
         return embed_pages(

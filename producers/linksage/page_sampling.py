@@ -24,11 +24,13 @@ _FIRST, _ORDER, _NEGATIVES, _ALONE, _DROPOUT = range(5)
 class Positives:
     """P pairs of a page and the pin node that it is to lie near to.
 
-    `page`, `pin` int64 (P,); `weight` (P,), of mean 1; `share` (pins,), of all pairs; `drawn`
-    int64 (N,), pin nodes that have a vector; `known`, all pins of page i, whether they have one or
-    not, are ``known[offsets[i] : offsets[i + 1]]``.
+    `row` int64 (P,), their places among the graph's; `page`, `pin` int64 (P,); `weight` (P,), of
+    mean 1; `share` (pins,), of all pairs; `drawn` int64 (N,), pin nodes that have a vector;
+    `known`, all pins of page i, whether they have one or not, are
+    ``known[offsets[i] : offsets[i + 1]]``.
     """
 
+    row: Tensor
     page: Tensor
     pin: Tensor
     weight: Tensor
@@ -57,6 +59,7 @@ class Positives:
             )
         pin, weight = graph.positive_pin[kept], graph.positive_weight[kept]
         return cls(
+            row=kept.nonzero().squeeze(1),
             page=graph.positive_page[kept],
             pin=pin,
             weight=weight / weight.mean(),

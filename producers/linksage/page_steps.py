@@ -45,7 +45,10 @@ class PageSteps:
         neighbours: Neighbours,
         device: torch.device,
     ) -> PageSteps:
-        """For this process, one of several where it has joined some (producers/ranks.py)."""
+        """For this process, one of several where it has joined some (producers/ranks.py).
+
+        `neighbours` are those of the graph's positives, row by row (page_folds.py).
+        """
         pins = PinVectors.prepare(model, features, graph, device)
         here = ranks.current()
         return cls(
@@ -98,7 +101,12 @@ class PageSteps:
         )
         alone = shown_alone(len(batch), config.neighbour_dropout, config.seed, step)[own]
         tokens, nodes = self.source.distinct(
-            self.source.tokens(positives.page[rows], without=positives.pin[rows], alone=alone)
+            self.source.tokens(
+                positives.row[rows],
+                positives.page[rows],
+                without=positives.pin[rows],
+                alone=alone,
+            )
         )
         with brain_float(model, self.device):
             pages = encode(model.encoder, tokens.to(self.device), nodes.to(self.device))

@@ -62,10 +62,12 @@ def train_pages(
     Metrics go to `folder` (`metrics.jsonl`, TensorBoard), checkpoints to `folder/checkpoints`: a
     run that was stopped goes on from the newest whole one if everything that it depends on is the
     same, on the CPU with one thread to the same bits. With `validate` the model is that of the
-    best epoch. All processes of torchrun call this with the same arguments, and get the same model.
+    best epoch. Processes that have joined each other (producers/ranks.py) all call this with the
+    same arguments, judge alike, and get the same model; the first one writes.
 
     Args:
-        neighbours: of all pages of the graph.
+        neighbours: of the graph's positives, row by row: those that each one's page has without it
+            (page_folds.py).
 
     Raises ConfigError (device, targets of another length, features of none), TrainingError (no
     positives, a loss or a gradient that is no finite number) and CheckpointError (every checkpoint

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from provender.plugin.errors import ConfigError, TrainingError
 from provender.producers.linksage.config import LinkSageConfig
+from provender.producers.linksage.features import NodeFeatures
 from provender.producers.linksage.page_embedding import embed_pages, embed_pins
+from provender.producers.linksage.page_folds import taken
 from provender.producers.linksage.page_model import PageModel
 from provender.producers.linksage.page_training import PageProgress, train_pages
 from provender.producers.linksage.page_training_state import rate_at
@@ -28,9 +30,8 @@ PLANTED = planted()
 def _train(
     folder: Path, config: LinkSageConfig, given: Planted = PLANTED, **further: Any
 ) -> PageModel:
-    return train_pages(
-        config, given.features, given.graph, given.neighbours, folder, "cpu", **further
-    )
+    found = taken(given.neighbours, given.graph.positive_page)
+    return train_pages(config, given.features, given.graph, found, folder, "cpu", **further)
 
 
 def _tensors(model: PageModel) -> dict[str, Tensor]:
@@ -64,6 +65,31 @@ def test_every_parameter_moves(tmp_path: Path, targets: str) -> None:
     further = small(training={"targets": targets, "epochs": 1, "learning_rate": 1e-3})
     for name, value in _tensors(_train(tmp_path / "b", further)).items():
         assert not torch.equal(value, trained[name]), name
+
+
+@pytest.mark.parametrize("kind", ["text", "images"])
+def test_texts_or_images_alone_will_do(tmp_path: Path, kind: str) -> None:
+    def only(nodes: NodeFeatures) -> NodeFeatures:
+        if kind == "images":
+            return replace(nodes, text=nodes.text[:, :0])
+        none = np.zeros_like(nodes.image_offsets)
+        return replace(
+            nodes,
+            images=nodes.images[:0, :0],
+            image_offsets=none,
+            image_sizes=nodes.image_sizes[:0],
+        )
+
+    features = PLANTED.features
+    some = replace(features, pages=only(features.pages), pins=only(features.pins))
+    given = replace(PLANTED, features=some)
+    for images in ("mean", "tokens"):
+        told: list[PageProgress] = []
+        config = small(model={"images": images}, training={"targets": "joint"})
+        model = _train(tmp_path / images, config, given, on_progress=told.append)
+        assert told[-1].loss < told[0].loss
+        vectors = embed_pages(model, some, PLANTED.graph, PLANTED.neighbours, device="cpu")
+        assert np.isfinite(vectors).all()
 
 
 class _StoppedError(Exception):

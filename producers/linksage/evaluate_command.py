@@ -1,0 +1,145 @@
+"""`provender evaluate linksage`: learn a page set from files, and find pairs that were set aside.
+
+provender evaluate linksage --pages pages.jsonl --pins pins.csv --pairs pairs.csv --report out.json
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+from rich.table import Table
+
+from provender.plugin.checked_yaml import load_yaml
+from provender.plugin.console import console, log
+from provender.plugin.files import write_whole
+from provender.plugin.options import FOLDER
+from provender.producers.linksage.config import LinkSageConfig
+from provender.producers.linksage.declarations import PageSources
+from provender.producers.linksage.page_clicks import Verdict
+from provender.producers.linksage.page_evaluation import (
+    GROUPS,
+    baselines,
+    compared,
+    learn,
+    prepare,
+)
+from provender.producers.linksage.page_files import declare_files
+from provender.producers.linksage.quality import Quality, judge
+from provender.producers.stages import stages
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_TABLES = ("pages", "pins", "pairs", "boards", "test")
+
+
+def _file(name: str, help_text: str, *, required: bool = False) -> Any:
+    return click.option(f"--{name}", type=_FILE, required=required, help=help_text)
+
+
+@click.command(
+    epilog="Example: provender evaluate linksage --pages pages.jsonl --pins pins.jsonl "
+    "--pairs pairs.csv --report report.json --html report"
+)
+@_file("pages", "Pages: a key, text, perhaps url, images or vectors.", required=True)
+@_file("pins", "Pins: a key, text, images or vectors, perhaps target.", required=True)
+@_file("pairs", "Which pin leads to which page: pin, page, perhaps cohesion.", required=True)
+@_file("boards", "Which pin is on which board: board, pin.")
+@_file("test", "Pairs to find, instead of some that are held out.")
+@_file("outcomes", "How pins fared: pin, page, shown, clicked, time; who is clicked more?")
+@click.option(
+    "--hold-out",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.2,
+    show_default=True,
+    help="Without --test, the share of the pairs to find.",
+)
+@click.option("--config", "config_path", type=_FILE, help="YAML of settings, and of column names.")
+@click.option(
+    "--without",
+    "groups",
+    type=click.Choice(GROUPS),
+    multiple=True,
+    help="Train again without it, to see what it is worth; may be given several times.",
+)
+@click.option("--report", "report_path", type=_FILE, help="Where to write all figures, as JSON.")
+@click.option("--html", type=FOLDER, help="Folder for the report as a page, with its pictures.")
+@click.option("--save", type=FOLDER, help="Folder for the vectors by key, as Parquet.")
+@click.option("--work", type=FOLDER, help="Folder in which a run that was stopped finds its place.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the config's.")
+@click.option("--seed", type=click.IntRange(min=0), help="Instead of the config's.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+def linksage(
+    outcomes: Path | None,
+    hold_out: float,
+    config_path: Path | None,
+    groups: tuple[str, ...],
+    report_path: Path | None,
+    html: Path | None,
+    save: Path | None,
+    work: Path | None,
+    epochs: int | None,
+    seed: int | None,
+    device: str,
+    **given: Path | None,
+) -> None:
+    """Learn pages and pins, and find the pairs that were set aside.
+
+    Files are Parquet, CSV, TSV or JSON lines; columns go by their names, or by the sections pages,
+    pins, pairs, boards and test of --config. Pairs of the test are no edges of the graph, are not
+    learned from, and each is ranked among all pins but those that its page is known to have.
+    """
+    files = {name: path for name in _TABLES if (path := given[name]) is not None}
+    where = str(config_path or "settings")
+    content = load_yaml(config_path) if config_path else {}
+    config = _config(content, where, {"epochs": epochs, "seed": seed})
+    declared = declare_files(files, content, where, hold_out=hold_out, seed=config.training.seed)
+    with TemporaryDirectory() as scratch, stages("linksage") as on_stage:
+        place = work or Path(scratch)
+        place.mkdir(parents=True, exist_ok=True)
+        task = prepare(declared, Path.cwd(), config, place, on_stage)
+        made = learn(task, config, place / "model", device, on_stage)
+        rankings = baselines(task) | compared(task, config, groups, place, device, on_stage)
+        on_stage("judge", 0, 1, "")
+        quality = judge(
+            made.pages,
+            made.pins,
+            task.test,
+            task.known,
+            config.model.nested_dims,
+            config.training.seed,
+            baselines=rankings,
+        )
+        on_stage("judge", 1, 1, "")
+        clicks: Mapping[str, Verdict] = {}
+    console.print(_table(quality))
+    if report_path is not None:
+        write_whole(report_path, json.dumps(_told(quality, config, clicks), indent=2).encode())
+        log.print(f"written to {report_path}")
+
+
+def _config(content: Mapping[str, Any], where: str, given: Mapping[str, Any]) -> LinkSageConfig:
+    sections = {k: v for k, v in content.items() if k not in {*PageSources.model_fields, "test"}}
+    config = LinkSageConfig.parse(sections, where)
+    changed = {name: value for name, value in given.items() if value is not None}
+    training = config.training.model_copy(update=changed)
+    return config.model_copy(update={"training": training})
+
+
+def _told(
+    quality: Quality, config: LinkSageConfig, clicks: Mapping[str, Verdict]
+) -> dict[str, Any]:
+    return {**quality.to_json(), "config": config.model_dump(mode="json")}
+
+
+def _table(quality: Quality) -> Table:
+    title = f"{quality.pairs:,} pairs, each pin among {quality.candidates:,}"
+    table = Table("", *(f"recall@{k}" for k in quality.ks), title=title, show_edge=False)
+    for dim in reversed(quality.dims):
+        table.add_row(f"LinkSage, {dim} dims", *(f"{r:.4f}" for r in quality.recall[dim].values()))
+    for name, by_k in quality.baselines.items():
+        table.add_row(name, *(f"{recall:.4f}" for recall in by_k.values()))
+    return table
