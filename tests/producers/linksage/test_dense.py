@@ -66,3 +66,15 @@ def test_what_needs_no_gradient_gets_none(linear: Callable[..., Tensor]) -> None
 
 def test_no_rows_give_no_rows(linear: Callable[..., Tensor]) -> None:
     assert linear(torch.zeros(0, 4), torch.ones(3, 4)).shape == (0, 3)
+
+
+def test_strides_do_not_matter(linear: Callable[..., Tensor]) -> None:
+    x, weight = _numbers(6, 5, 4).transpose(0, 1), _numbers(4, 3).T
+    for rows in (x, x[:, ::2], x[:, 0], x[0, 0].expand(3, 4)):
+        with torch.no_grad():
+            expected = rows.double() @ weight.double().T
+            torch.testing.assert_close(linear(rows, weight).double(), expected, rtol=0, atol=1e-5)
+    rows = x[:, ::2].detach().requires_grad_()
+    linear(rows, weight).backward(_numbers(3, 5, 3).transpose(0, 1))
+    expected = _numbers(3, 5, 3).transpose(0, 1) @ weight
+    torch.testing.assert_close(rows.grad, expected, rtol=0, atol=1e-5)
