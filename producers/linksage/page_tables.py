@@ -18,7 +18,7 @@ import duckdb
 
 from provender.plugin.errors import MappingError
 from provender.plugin.files import whole_folder
-from provender.plugin.tables import TableSource, literal, open_tables
+from provender.plugin.tables import TableSource, open_tables
 from provender.producers.linksage.declarations import PageSources
 from provender.producers.linksage.node_rows import write_nodes
 from provender.producers.linksage.pair_rows import write_boards, write_pairs
@@ -130,17 +130,13 @@ def _write(
     as_of: datetime | None,
 ) -> Report:
     report: Report = {}
+    known = {name: staged / f"{name}s.parquet" for name in ("page", "pin")}
     for name, declared in (("page", sources.pages), ("pin", sources.pins)):
-        place = staged / f"{name}s.parquet"
-        report[f"{name}s"] = write_nodes(
-            connection, name, declared, data, place, key_types.get(name), as_of
-        )
-        connection.execute(
-            f"CREATE VIEW known_{name} AS SELECT key FROM read_parquet({literal(str(place))})"
-        )
-    report["pairs"] = write_pairs(connection, sources.pairs, staged / "pairs.parquet", as_of)
+        key_type, place = key_types.get(name), known[name]
+        report[f"{name}s"] = write_nodes(connection, name, declared, data, place, key_type, as_of)
+    report["pairs"] = write_pairs(connection, sources.pairs, known, staged / "pairs.parquet", as_of)
     report["boards"] = write_boards(
-        connection, sources.boards, staged / "boards.parquet", key_types.get("board"), as_of
+        connection, sources.boards, known, staged / "boards.parquet", key_types.get("board"), as_of
     )
     return report
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from provender.plugin.tables import columns_of, explained, literal, quoted
 from provender.producers.event_sql import key_of
@@ -26,16 +28,18 @@ from provender.producers.linksage.judged_rows import (
 from provender.producers.linksage.page_columns import check_columns, key_type_of
 
 Connection = duckdb.DuckDBPyConnection
-_NO_BOARDS = "SELECT NULL::VARCHAR AS board, key AS pin FROM known_pin WHERE false"
+#: The files of the pages and pins that there are, by `page` and `pin`.
+Known = Mapping[str, Path]
 
 
 def write_pairs(
     connection: Connection,
     kinds: Mapping[str, PairDeclaration],
+    known: Known,
     place: Path,
     as_of: datetime | None,
 ) -> dict[str, Any]:
-    """Write all pairs (page_tables.PageSet) of the views `known_pin` and `known_page`.
+    """Write all pairs (page_tables.PageSet) of pins and pages that there are.
 
     Returns by kind the rows `kept` and those `dropped` by reason.
     """
@@ -43,7 +47,7 @@ def write_pairs(
     for kind, declared in kinds.items():
         thing, part = f"linksage.pairs.{kind}", place.parent / "work" / f"pairs_{kind}.parquet"
         with explained(f"{thing} (table {declared.table})"):
-            copy(connection, _judged_pairs(connection, thing, declared, as_of), part)
+            copy(connection, _judged_pairs(connection, thing, declared, known, as_of), part)
             report[kind] = _told(connection, part)
         parts.append(
             f"SELECT pin, page, {literal(kind)} AS kind, {declared.weight}::FLOAT AS weight, "
@@ -57,37 +61,44 @@ def write_pairs(
 def write_boards(
     connection: Connection,
     declared: BoardDeclaration | None,
+    known: Known,
     place: Path,
     key_type: str | None,
     as_of: datetime | None,
 ) -> dict[str, Any]:
     """Write the boards' pins; a file without rows where no boards are declared."""
     if declared is None:
-        copy(connection, _NO_BOARDS, place)
+        none = f"SELECT '' AS board, key AS pin FROM {rows_of(known['pin'])} WHERE false"
+        copy(connection, none, place)
         return {"kept": 0, "dropped": {}}
     part = place.parent / "work" / "boards.parquet"
     with explained(f"linksage.boards (table {declared.table})"):
-        copy(connection, _judged_boards(connection, declared, key_type, as_of), part)
+        copy(connection, _judged_boards(connection, declared, known, key_type, as_of), part)
         good = f"SELECT board, pin FROM {rows_of(part)} WHERE reason IS NULL ORDER BY board, pin"
         copy(connection, good, place)
         return _told(connection, part)
 
 
 def _judged_pairs(
-    connection: Connection, thing: str, declared: PairDeclaration, as_of: datetime | None
+    connection: Connection,
+    thing: str,
+    declared: PairDeclaration,
+    known: Known,
+    as_of: datetime | None,
 ) -> str:
     named = {"cohesion": declared.cohesion}
     cohesion = f"TRY_CAST({quoted(declared.cohesion)} AS FLOAT)" if declared.cohesion else "NULL"
     ends = {
-        "pin": (declared.pin, _known_type(connection, "pin")),
-        "page": (declared.page, _known_type(connection, "page")),
+        "pin": (declared.pin, _known_type(known["pin"])),
+        "page": (declared.page, _known_type(known["page"])),
     }
-    return _judged(connection, thing, declared, ends, named, {"cohesion": cohesion}, as_of)
+    return _judged(connection, thing, declared, ends, named, {"cohesion": cohesion}, known, as_of)
 
 
 def _judged_boards(
     connection: Connection,
     declared: BoardDeclaration,
+    known: Known,
     key_type: str | None,
     as_of: datetime | None,
 ) -> str:
@@ -95,9 +106,9 @@ def _judged_boards(
     key_type = key_type or key_type_of(types.get(declared.key, ""))
     ends = {
         "board": (declared.key, key_type),
-        "pin": (declared.pin, _known_type(connection, "pin")),
+        "pin": (declared.pin, _known_type(known["pin"])),
     }
-    return _judged(connection, "linksage.boards", declared, ends, {}, {}, as_of)
+    return _judged(connection, "linksage.boards", declared, ends, {}, {}, known, as_of)
 
 
 def _judged(
@@ -107,12 +118,13 @@ def _judged(
     ends: Mapping[str, tuple[str, str]],
     named: Mapping[str, str | None],
     further: Mapping[str, str],
+    known: Known,
     as_of: datetime | None,
 ) -> str:
     """The SELECT of all rows before the cut, with the reason why one is not taken.
 
     Args:
-        ends: each end's column and type of key; those that have a view `known_...` must be in it.
+        ends: each end's column and type of key; those of `known` must be in its file.
         named: further fields with their columns, to be checked.
         further: SQL of further columns.
     """
@@ -125,10 +137,10 @@ def _judged(
         raws.append(f"{quoted(column)} AS raw_{end}")
         keys.append(f"{key_of(f'{thing}.{end}', f'raw_{end}', types[column], key_type)} AS {end}")
         reasons += key_reasons(column, end, f"raw_{end}", types[column], key_type)
-        if end != "board":
-            joins.append(f"LEFT JOIN known_{end} ON known_{end}.key = typed.{end}")
+        if end in known:
+            joins.append(f"LEFT JOIN {rows_of(known[end])} of_{end} ON of_{end}.key = typed.{end}")
     reasons += time_reasons(declared)
-    reasons += [(f"known_{end}.key IS NULL", f"no such {end}") for end in ends if end != "board"]
+    reasons += [(f"of_{end}.key IS NULL", f"no such {end}") for end in ends if end in known]
     time = time_sql(thing, declared, "raw_time", types.get(declared.time or "", ""))
     raw_time = quoted(declared.time) if declared.time else "NULL"
     extra = "".join(f", {sql} AS {name}" for name, sql in further.items())
@@ -148,8 +160,8 @@ def _judged(
     )
 
 
-def _known_type(connection: Connection, end: str) -> str:
-    return key_type_of(columns_of(connection, f"known_{end}")["key"])
+def _known_type(place: Path) -> str:
+    return "int64" if pa.types.is_integer(pq.read_schema(place).field("key").type) else "string"
 
 
 def _told(connection: Connection, part: Path) -> dict[str, Any]:

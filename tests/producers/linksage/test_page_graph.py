@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from provender.producers.linksage.config import GraphConfig
+from provender.producers.linksage.config import GraphConfig, WalkConfig
 from provender.producers.linksage.features import Features, NodeFeatures
 from provender.producers.linksage.page_graph import PageGraph, build_graph
+from provender.producers.linksage.page_neighbours import find_neighbours
 from provender.producers.linksage.page_tables import PageSet
 
 PAGES, PINS = 40, 60
@@ -281,3 +282,18 @@ def test_hashes_are_of_the_keys(tmp_path: Path) -> None:
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     World(tmp_path, 0).build()
     assert [path.name for path in (tmp_path / ".staging").iterdir()] == []
+
+
+def test_a_graph_of_nothing(tmp_path: Path) -> None:
+    """No pair fits, no board, no site: every node is there, and no edge."""
+    world = World(tmp_path, 0)
+    for place in (world.set.pairs, world.set.boards):
+        pq.write_table(pq.read_table(place).slice(0, 0), place)
+    graph = world.build(link_clusters=(), near_duplicates=0.9, min_cohesion=0.5)
+    assert graph.counts["page"] == PAGES
+    assert graph.counts["board"] == graph.counts["link"] == 0
+    assert all(csr.targets.numel() == 0 for csr in graph.edges.values())
+    assert all(len(csr.offsets) == graph.counts[kind[0]] + 1 for kind, csr in graph.edges.items())
+    assert len(graph.positive_pin) == graph.report["positives"] == 0
+    found = find_neighbours(graph, WalkConfig(), 0)
+    assert found.offsets.tolist() == [0] * (PAGES + 1)
