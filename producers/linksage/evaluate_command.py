@@ -6,23 +6,29 @@ provender evaluate linksage --pages pages.jsonl --pins pins.csv --pairs pairs.cs
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import click
+import numpy as np
+import pyarrow as pa
 from rich.table import Table
 
 from provender.plugin.checked_yaml import load_yaml
 from provender.plugin.console import console, log
-from provender.plugin.files import write_whole
+from provender.plugin.files import whole_folder, write_whole
 from provender.plugin.options import FOLDER
 from provender.producers.linksage.config import LinkSageConfig
 from provender.producers.linksage.declarations import PageSources
-from provender.producers.linksage.page_clicks import Verdict
+from provender.producers.linksage.outcome_files import click_features, read_outcomes
+from provender.producers.linksage.page_clicks import Verdict, judge_clicks
 from provender.producers.linksage.page_evaluation import (
     GROUPS,
+    Embeddings,
+    PageTask,
     baselines,
     compared,
     learn,
@@ -30,13 +36,17 @@ from provender.producers.linksage.page_evaluation import (
 )
 from provender.producers.linksage.page_files import declare_files
 from provender.producers.linksage.quality import Quality, judge
+from provender.producers.linksage.quality_report import write_report
+from provender.producers.linksage.top_pins import top_pins
 from provender.producers.stages import stages
+from provender.producers.vectors import Vectors, save_vectors
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
+Command = TypeVar("Command", bound=Callable[..., Any])
 _TABLES = ("pages", "pins", "pairs", "boards", "test")
 
 
-def _file(name: str, help_text: str, *, required: bool = False) -> Any:
+def _file(name: str, help_text: str, *, required: bool = False) -> Callable[[Command], Command]:
     return click.option(f"--{name}", type=_FILE, required=required, help=help_text)
 
 
@@ -114,8 +124,19 @@ def linksage(
             baselines=rankings,
         )
         on_stage("judge", 1, 1, "")
-        clicks: Mapping[str, Verdict] = {}
+        clicks: dict[str, Verdict] = {}
+        if outcomes is not None:
+            fared = read_outcomes(outcomes, task)
+            clicks = judge_clicks(fared, click_features(task, made, fared), config.training.seed)
+        if html is not None:
+            shown = top_pins(task.rows, made.pages, made.pins, task.test, task.known)
+            page = write_report(html, quality, title="LinkSage", pictures=shown, data=Path.cwd())
+            log.print(f"written to {page}")
+    if save is not None:
+        _save(save, task, made)
     console.print(_table(quality))
+    if clicks:
+        console.print(_clicks(clicks))
     if report_path is not None:
         write_whole(report_path, json.dumps(_told(quality, config, clicks), indent=2).encode())
         log.print(f"written to {report_path}")
@@ -132,7 +153,29 @@ def _config(content: Mapping[str, Any], where: str, given: Mapping[str, Any]) ->
 def _told(
     quality: Quality, config: LinkSageConfig, clicks: Mapping[str, Verdict]
 ) -> dict[str, Any]:
-    return {**quality.to_json(), "config": config.model_dump(mode="json")}
+    told = {name: asdict(one) for name, one in clicks.items()}
+    return {**quality.to_json(), "clicks": told, "config": config.model_dump(mode="json")}
+
+
+def _save(folder: Path, task: PageTask, made: Embeddings) -> None:
+    """Write the vectors of pages and pins, whole or not at all."""
+    given = np.isfinite(made.pins).all(axis=1)
+    vectors = {
+        "page": Vectors(task.features.pages.keys, made.pages),
+        "pin": Vectors(task.features.pins.keys.filter(pa.array(given)), made.pins[given]),
+    }
+    with whole_folder(folder.parent, folder) as staged:
+        save_vectors(staged, vectors)
+    log.print(f"written to {folder}")
+
+
+def _clicks(clicks: Mapping[str, Verdict]) -> Table:
+    (pairs,) = {one.pairs for one in clicks.values()}
+    title = f"which of two pins of a page is clicked more: {pairs:,} pairs that differ, later on"
+    table = Table("by", "ranked right", "95 %", title=title, show_edge=False)
+    for name, one in clicks.items():
+        table.add_row(name, f"{one.accuracy:.4f}", f"{one.low:.4f} to {one.high:.4f}")
+    return table
 
 
 def _table(quality: Quality) -> Table:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -129,10 +129,13 @@ class FreshPages:
             _row(walked, int(row)) if place >= 0 else self._named(named, walks.walks * walks.length)
             for row, place, named in zip(rows, places, pins, strict=True)
         ]
-        sizes = torch.tensor([0, *(len(one[1]) for one in each)])
-        columns = [torch.cat([one[i] for one in each]) for i in range(3)]
-        degrees = torch.tensor([one[3] for one in each])
-        return Neighbours(sizes.cumsum(0), *columns, degrees)
+        return Neighbours(
+            torch.tensor([0, *(len(one.nodes) for one in each)]).cumsum(0),
+            torch.cat([one.types for one in each]),
+            torch.cat([one.nodes for one in each]),
+            torch.cat([one.visits for one in each]),
+            torch.tensor([one.degree for one in each]),
+        )
 
     def _named(self, pins: Sequence[Any], visits: int) -> _Row:
         """Pins, equally visited; those that the refresh does not know are left out."""
@@ -142,7 +145,7 @@ class FreshPages:
         nodes = self.graph.cluster[torch.from_numpy(rows[rows >= 0])].unique()
         share = max(1, visits // (2 * max(1, len(nodes))))
         types = torch.full(nodes.shape, NEIGHBOUR_TYPES.index("pin"), dtype=torch.uint8)
-        return types, nodes, torch.full(nodes.shape, share, dtype=torch.int32), len(nodes)
+        return _Row(types, nodes, torch.full(nodes.shape, share, dtype=torch.int32), len(nodes))
 
     def _encoded(self, shown: NodeFeatures, found: Neighbours) -> NDArray[np.float32]:
         config, device = self.model.config.model, pick_device(self.job.device)
@@ -161,10 +164,15 @@ class FreshPages:
         return normed
 
 
-#: Types, nodes and visits of one page's neighbours, and its degree.
-_Row = tuple[Tensor, Tensor, Tensor, int]
+class _Row(NamedTuple):
+    """One page's neighbours."""
+
+    types: Tensor
+    nodes: Tensor
+    visits: Tensor
+    degree: int
 
 
 def _row(found: Neighbours, row: int) -> _Row:
     of = slice(int(found.offsets[row]), int(found.offsets[row + 1]))
-    return found.types[of], found.nodes[of], found.visits[of], int(found.degrees[row])
+    return _Row(found.types[of], found.nodes[of], found.visits[of], int(found.degrees[row]))

@@ -57,7 +57,7 @@ class Outcomes:
         mean = self.clicked.sum() / self.shown.sum()
         rate = (self.clicked + _PRIOR * mean) / (self.shown + _PRIOR)
         odds = np.log(rate / (1 - rate))
-        return odds - (self._means() @ odds)[self.page]
+        return np.asarray(odds - (self._means() @ odds)[self.page])
 
     def centred(self, seen: Seen) -> Seen:
         """Features less their means in the page by impressions."""

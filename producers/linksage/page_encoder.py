@@ -21,9 +21,11 @@ from torch.nn import functional as F
 from provender.producers.linksage.config import ModelConfig
 from provender.producers.linksage.dense import linear
 from provender.producers.linksage.page_tokens import Nodes, PageTokens
+from provender.producers.linksage.straight import Straight
 
-#: Tokens (U, J, w) of neighbours, before position and visits, and which there are: bool (U, J).
-Projected = tuple[Tensor, Tensor]
+#: Tokens (U, J, w) of neighbours, before position and visits, which there are: bool (U, J), and
+#: their contents' straight way: (U, dim).
+Projected = tuple[Tensor, Tensor, Tensor]
 
 
 class PageEncoder(nn.Module):
@@ -44,10 +46,13 @@ class PageEncoder(nn.Module):
             self.kind = _vectors(2, width)
             self.position = _vectors(config.neighbours, width)
             self.visits = _vectors(width)
+            #: How much the mean of a page's neighbours, pins and pages, adds to its own content.
+            self.share = nn.Parameter(torch.full((2,), 0.5))
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.dropout = nn.Dropout(config.dropout)
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, config.dim)
+        self.head = small_head(width, config.dim)
+        self.straight = Straight(text_dim, image_dim, config.dim)
 
     def forward(self, tokens: PageTokens, nodes: Nodes | Projected | None) -> Tensor:
         """Encode pages whose `neighbours` are rows of `nodes`, as they are or projected.
@@ -61,7 +66,25 @@ class PageEncoder(nn.Module):
         for layer in first:
             x = layer(x, mask)
         x = self.norm(last.output_only(x, mask))  # (B, w)
-        return linear(x, self.head.weight, self.head.bias).float()
+        deep = linear(x, self.head.weight, self.head.bias)
+        return deep.float() + self._content(tokens, projected).float()
+
+    def _content(self, tokens: PageTokens, projected: Projected | None) -> Tensor:
+        """The page's own content and the mean of its neighbours' by visits, (B, dim)."""
+        images = tokens.images
+        if images.shape[1]:
+            images = (images * tokens.shares.unsqueeze(2)).sum(1)
+        else:
+            images = images.new_zeros(len(tokens), images.shape[2])
+        own: Tensor = self.straight(tokens.text, images)
+        if projected is None or not tokens.neighbours.shape[1]:
+            return own
+        weights = tokens.visits * tokens.has_neighbour
+        weights = weights / weights.sum(1, keepdim=True).clamp(min=1e-9)
+        near = F.embedding_bag(
+            tokens.neighbours, projected[2], per_sample_weights=weights, mode="sum"
+        )
+        return own + near
 
     def project(self, nodes: Nodes) -> Projected:
         """The tokens of U neighbours, which all pages share."""
@@ -69,7 +92,9 @@ class PageEncoder(nn.Module):
         if self.config.merge_neighbours:
             parts, has = [sum(parts)], [torch.ones_like(has[0])]
         of_kind = self.kind[nodes.types]
-        return torch.stack([part + of_kind for part in parts], 1), torch.stack(has, 1)
+        content = self.straight(nodes.text, nodes.image).float()
+        content = content * self.share[nodes.types].unsqueeze(1)
+        return torch.stack([part + of_kind for part in parts], 1), torch.stack(has, 1), content
 
     def embed(
         self, tokens: PageTokens, projected: Projected | None
@@ -97,7 +122,7 @@ class PageEncoder(nn.Module):
         return torch.cat(parts, 1), None if bool(mask.all()) else mask
 
     def _neighbours(self, tokens: PageTokens, projected: Projected) -> tuple[Tensor, Tensor]:
-        values, there = projected
+        values, there, _ = projected
         (count, most), each = tokens.neighbours.shape, values.shape[1]
         place = tokens.neighbours.flatten()
         values = values.flatten(1).index_select(0, place).view(count, most, each, -1)
@@ -198,6 +223,14 @@ class Layer(nn.Module):
         inner = linear(normed, self.up.weight, self.up.bias, then="relu")
         found: Tensor = x + self.dropout(linear(inner, self.down.weight, self.down.bias))
         return found
+
+
+def small_head(width: int, dim: int) -> nn.Linear:
+    """A last layer that adds little to the straight way as long as nothing is learned."""
+    head = nn.Linear(width, dim)
+    nn.init.normal_(head.weight, std=0.05 / math.sqrt(width))
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def _vectors(*shape: int) -> nn.Parameter:

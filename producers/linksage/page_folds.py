@@ -84,7 +84,8 @@ def _joined(parts: list[Neighbours]) -> Neighbours:
     """One after the other."""
     return Neighbours(
         _offsets(torch.cat([part.offsets.diff() for part in parts])),
-        *(torch.cat([getattr(part, each) for part in parts]) for each in ("types", "nodes")),
+        torch.cat([part.types for part in parts]),
+        torch.cat([part.nodes for part in parts]),
         torch.cat([part.visits for part in parts]),
         torch.cat([part.degrees for part in parts]),
     )

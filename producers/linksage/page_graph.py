@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,10 @@ class Csr:
         """Edges of each node: int64 (n,)."""
         return self.offsets.diff()
 
+    def to(self, device: torch.device | str) -> Csr:
+        """The same edges on a device."""
+        return Csr(self.offsets.to(device), self.targets.to(device), self.weights.to(device))
+
 
 @dataclass(frozen=True, eq=False)
 class PageGraph:
@@ -79,6 +83,15 @@ class PageGraph:
     positive_weight: Tensor
     page_hashes: Tensor
     report: Mapping[str, Any]
+
+    def to(self, device: torch.device | str) -> PageGraph:
+        """The same graph on a device, where walks then go over it."""
+        moved = {
+            one.name: getattr(self, one.name).to(device)
+            for one in fields(self)
+            if isinstance(getattr(self, one.name), Tensor)
+        }
+        return replace(self, edges={k: csr.to(device) for k, csr in self.edges.items()}, **moved)
 
 
 def build_graph(pages: PageSet, features: Features, config: GraphConfig) -> PageGraph:

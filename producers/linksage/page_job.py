@@ -162,13 +162,14 @@ def _check_view(view: DeclaredView) -> None:
 
 
 def _check_tables(sources: PageSources, world: World) -> None:
-    declared = {"pages": sources.pages, "pins": sources.pins, "boards": sources.boards}
-    declared |= {f"pairs.{name}": pair for name, pair in sources.pairs.items()}
-    for name, one in declared.items():
-        if one is not None and one.table not in world.tables:
+    declared = {"pages": sources.pages.table, "pins": sources.pins.table}
+    declared |= {f"pairs.{name}": pair.table for name, pair in sources.pairs.items()}
+    declared |= {"boards": sources.boards.table} if sources.boards else {}
+    for name, table in declared.items():
+        if table not in world.tables:
             raise MappingError(
                 f"{world.path or 'world'}: linksage.{name}.table",
-                found=repr(one.table),
+                found=repr(table),
                 expected=f"one of {', '.join(sorted(world.tables))}",
                 remedy="Correct it or declare it under `tables`.",
             )

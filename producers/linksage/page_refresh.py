@@ -39,6 +39,7 @@ from provender.producers.linksage.page_graph import PageGraph, build_graph
 from provender.producers.linksage.page_job import PRODUCER, PageJob
 from provender.producers.linksage.page_model import PageModel
 from provender.producers.linksage.page_neighbours import Neighbours, find_neighbours
+from provender.producers.linksage.page_quality import quality_since
 from provender.producers.linksage.page_tables import PageSet, read_page_set
 from provender.producers.linksage.page_training import PageProgress, train_pages
 from provender.producers.publish import Gate, publish, published
@@ -202,8 +203,18 @@ class _Making:
             self._vectors(former.model, world, pages),
             former.model,
             carried(now, former.embedded, found),
-            self._about(world, trained, found.counts()),
+            self._about(world, trained, found.counts()) | self._judged(former, world),
         )
+
+    def _judged(self, former: PageRun, world: _Prepared) -> dict[str, Any]:
+        """What the former refresh was worth, by what has become known since."""
+        self.on_stage("judge the former", 0, 1, "")
+        pins = _given(world.features, embed_pins(former.model, world.features, device="cpu"))
+        rows = PageSet.open(former.folder / ROWS)
+        dims = self.job.config.model.nested_dims
+        quality = quality_since(rows, world.rows, former.vectors["page"], pins, dims)
+        self.on_stage("judge the former", 1, 1, "")
+        return {"quality": quality.metrics() if quality else {"quality": None}}
 
     def _prepared(self, former: PageRun | None) -> _Prepared:
         """Read the rows before the cut, and make what the model looks at."""
@@ -252,9 +263,7 @@ class _Making:
         found = {"page": Vectors(world.features.pages.keys, pages)}
         if any(spec.entity == "pin" for spec in self.job.specs):
             pins = embed_pins(model, world.features, device=self.job.device)
-            given = np.isfinite(pins).all(axis=1)
-            keys = world.features.pins.keys.filter(pa.array(given))
-            found["pin"] = Vectors(keys, np.ascontiguousarray(pins[given]))
+            found["pin"] = _given(world.features, pins)
         return found
 
     def _about(
@@ -279,6 +288,12 @@ class _Prepared:
 
     def embedded(self) -> Embedded:
         return Embedded.of(self.rows, self.graph, self.neighbours)
+
+
+def _given(features: Features, pins: Floats) -> Vectors:
+    """The pins that have a vector."""
+    there = np.isfinite(pins).all(axis=1)
+    return Vectors(features.pins.keys.filter(pa.array(there)), np.ascontiguousarray(pins[there]))
 
 
 def _kept(former: Floats, found: Changes) -> Floats:
@@ -318,7 +333,10 @@ def _run_info(job: PageJob, run_id: str, parent: Snapshot | None, run: PageRun) 
         config_hash=job.config_hash,
         window_start=datetime.fromisoformat(run.about["since"]),
         window_end=as_of,
-        metrics={f"pages/{name}": float(count) for name, count in counts.items()},
+        metrics={
+            **{f"pages/{name}": float(count) for name, count in counts.items()},
+            **run.about.get("quality", {}),
+        },
         parent=parent.manifest.run_id if parent else None,
         notes={"trained_as_of": run.about["trained_as_of"]},
     )

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from provender.producers.linksage.config import ModelConfig
 from provender.producers.linksage.dense import linear
-from provender.producers.linksage.page_encoder import Content
+from provender.producers.linksage.page_encoder import Content, small_head
+from provender.producers.linksage.straight import Straight
 
 
 class PinTower(nn.Module):
@@ -17,10 +18,12 @@ class PinTower(nn.Module):
         super().__init__()
         self.content = Content(text_dim, image_dim, config.feedforward)
         self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(config.feedforward, config.dim)
+        self.head = small_head(config.feedforward, config.dim)
+        self.straight = Straight(text_dim, image_dim, config.dim)
 
     def forward(self, text: Tensor, image: Tensor) -> Tensor:
-        """One hidden layer; not normalised."""
+        """One hidden layer, and the straight way beside it; not normalised."""
         parts, _ = self.content(text, image)
         hidden = self.dropout(F.relu(sum(parts)))
-        return linear(hidden, self.head.weight, self.head.bias).float()
+        content: Tensor = self.straight(text, image)
+        return linear(hidden, self.head.weight, self.head.bias).float() + content.float()
