@@ -51,6 +51,26 @@ def test_plain_walks(changed: dict[str, Any], weighted: bool) -> None:
         assert found.degrees.tolist() == sum(degrees).tolist()  # type: ignore[union-attr]
 
 
+def test_all_of_a_graph_goes_to_a_device() -> None:
+    graph = random_graph(0).to("meta")
+    parts = [
+        *vars(graph).values(),
+        *(p for csr in graph.edges.values() for p in vars(csr).values()),
+    ]
+    tensors = [part for part in parts if isinstance(part, torch.Tensor)]
+    assert len(tensors) == 6 + 3 * len(graph.edges)
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("changed", CONFIGS)
+def test_a_gpu_walks_as_a_cpu(changed: dict[str, Any]) -> None:
+    graph, config = random_graph(0, weighted=True), WalkConfig(**changed)
+    found = find_neighbours(graph.to("cuda"), config, 1)
+    assert found.nodes.device.type == "cuda"
+    assert rows_of(found) == rows_of(find_neighbours(graph, config, 1))
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.integers(0, 3),
