@@ -172,9 +172,10 @@ def _save(folder: Path, task: PageTask, made: Embeddings) -> None:
 def _clicks(clicks: Mapping[str, Verdict]) -> Table:
     (pairs,) = {one.pairs for one in clicks.values()}
     title = f"which of two pins of a page is clicked more: {pairs:,} pairs that differ, later on"
-    table = Table("by", "ranked right", "95 %", title=title, show_edge=False)
+    table = Table("by", "ranked right", "95 %", "more", "95 %", title=title, show_edge=False)
     for name, one in clicks.items():
-        table.add_row(name, f"{one.accuracy:.4f}", f"{one.low:.4f} to {one.high:.4f}")
+        spans = [f"{low:.4f} to {high:.4f}" for low, high in (one.interval, one.margin_interval)]
+        table.add_row(name, f"{one.accuracy:.4f}", spans[0], f"{one.margin:+.4f}", spans[1])
     return table
 
 

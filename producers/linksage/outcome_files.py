@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from provender.plugin.errors import MappingError
 from provender.plugin.tables import TableSource, columns_of, explained, open_tables, quoted
 from provender.producers.linksage.page_clicks import Outcomes
-from provender.producers.linksage.page_evaluation import Embeddings, PageTask, rows_of, word_counts
+from provender.producers.linksage.page_evaluation import Embeddings, PageTask, rows_of
 
 _KNOWN = {
     "pin": ("pin", "pin_id"),
@@ -53,22 +53,50 @@ def read_outcomes(path: Path, task: PageTask) -> Outcomes:
 
 
 def click_features(task: PageTask, made: Embeddings, outcomes: Outcomes) -> dict[str, Any]:
-    """What ranks the pins of a page by clicks, by name: words, and LinkSage beside them.
+    """What ranks the pins of a page by clicks, by name: words first, and LinkSage beside them.
 
-    LinkSage's are a pin's vector, and where it lies towards the page.
+    LinkSage's are a pin's vector, and where it lies towards the page's.
     """
     pins, pages = made.pins[outcomes.pin], made.pages[outcomes.page]
-    known = np.isfinite(pins).all(axis=1, keepdims=True)
-    pins = np.where(known, pins, 0)
-    own = np.hstack([pins, pins * pages * np.sqrt(pins.shape[1])])
-    text = np.asarray(task.features.pins.text[outcomes.pin])
-    found: dict[str, Any] = {"LinkSage vectors": own, "text features": text}
-    words = word_counts(task.rows)
-    if words is not None:
-        counts = words[1][outcomes.pin]
-        found = {"TF-IDF": counts, **found}
-        found["TF-IDF and LinkSage"] = sp.csr_array(sp.hstack([counts, sp.csr_array(own)]))
-    return found
+    pins = np.where(np.isfinite(pins).all(axis=1, keepdims=True), pins, 0)
+    own = sp.csr_array(np.hstack([pins, pins * pages * np.sqrt(pins.shape[1])]))
+    texts = pq.read_table(task.rows.pins, columns=["text"])["text"].to_pylist()
+    if not any(texts):
+        return {"LinkSage": own}
+    words, characters, surface = (each[outcomes.pin] for each in _written(texts))
+    return {
+        "TF-IDF of words": words,
+        "words and LinkSage": _beside(words, own),
+        "words, characters, surface": _beside(words, characters, surface),
+        "words, characters, surface and LinkSage": _beside(words, characters, surface, own),
+        "LinkSage": own,
+    }
+
+
+def _written(texts: list[str]) -> tuple[sp.csr_array, sp.csr_array, sp.csr_array]:
+    """Of pins: tf-idf of words and pairs of words, of runs of characters, and the surface."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    runs = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), min_df=5, sublinear_tf=True)
+    found = [sp.csr_array(each.fit_transform(texts)) for each in (words, runs)]
+    return found[0], found[1], _surface(texts)
+
+
+def _surface(texts: list[str]) -> sp.csr_array:
+    """Logarithms of lengths and of how many marks, capitals and digits: (n, f), a tenth of 1."""
+    counts = [
+        [len(text), len(text.split()), *(text.count(mark) for mark in ".'\",?!:(")]
+        + [sum(map(str.isupper, text)), sum(map(str.isdigit, text))]
+        for text in texts
+    ]
+    logs = np.log1p(np.array(counts, float))
+    spread = logs.std(axis=0)
+    return sp.csr_array(0.1 * (logs - logs.mean(axis=0)) / np.where(spread > 0, spread, 1))
+
+
+def _beside(*features: sp.csr_array) -> sp.csr_array:
+    return sp.csr_array(sp.hstack(features))
 
 
 def _named(path: Path, name: str, there: list[str]) -> str:

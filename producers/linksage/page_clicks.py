@@ -18,6 +18,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
 
+from provender.plugin.errors import TrainingError
+
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 #: Columns of features by row: an array or a sparse matrix (n, f).
@@ -103,12 +105,14 @@ class Outcomes:
 class Verdict:
     """Of `pairs` that differ significantly, the share that was ranked right; ties count half.
 
-    `low` and `high` hold the share with 95 %, by resampling pages.
+    `margin` is what it is more than the first set of features has. `interval` and
+    `margin_interval` hold these with 95 %, by resampling pages.
     """
 
     accuracy: float
-    low: float
-    high: float
+    interval: tuple[float, float]
+    margin: float
+    margin_interval: tuple[float, float]
     pairs: int
     penalty: float
 
@@ -127,14 +131,34 @@ def judge_clicks(outcomes: Outcomes, seen: Mapping[str, Seen], seed: int = 0) ->
 
     Args:
         outcomes: of n pins.
-        seen: name -> features (n, f), dense or sparse.
+        seen: name -> features (n, f), dense or sparse; margins are over the first.
         seed: of the resampling.
+
+    Raises TrainingError where no two pins of a page differ significantly.
     """
     times = _times(outcomes.time)
     tried, late = (outcomes.significant(mask) for mask in (times.tried, times.late))
+    for when, pairs in (("to choose a penalty by", tried), ("to judge by", late)):
+        if not len(pairs):
+            raise TrainingError(
+                "outcomes",
+                found=f"no two pins of a page that differ significantly {when}",
+                expected="some in the last fifth of the time, and some in the one before",
+                remedy="Give outcomes of more pages, or of more impressions each.",
+            )
+    ranked = {name: _ranked(outcomes, each, times, tried, late) for name, each in seen.items()}
+    (first, _), *_ = ranked.values()
+    pages = outcomes.page[late[:, 0]]
     return {
-        name: _verdict(outcomes, features, times, tried, late, seed)
-        for name, features in seen.items()
+        name: Verdict(
+            accuracy=float(right.mean()),
+            interval=_interval(right, pages, seed),
+            margin=float((right - first).mean()),
+            margin_interval=_interval(right - first, pages, seed),
+            pairs=len(late),
+            penalty=penalty,
+        )
+        for name, (right, penalty) in ranked.items()
     }
 
 
@@ -146,9 +170,10 @@ def _times(time: Floats) -> _Times:
     return _Times(time < tried, (time >= tried) & (time < late), time >= late)
 
 
-def _verdict(
-    outcomes: Outcomes, seen: Seen, times: _Times, tried: Rows, late: Rows, seed: int
-) -> Verdict:
+def _ranked(
+    outcomes: Outcomes, seen: Seen, times: _Times, tried: Rows, late: Rows
+) -> tuple[Floats, float]:
+    """Whether each late pair is ranked right, by the penalty that ranks those tried best."""
     centred, targets = outcomes.centred(seen), outcomes.targets()
 
     def scores(rows: NDArray[np.bool_], penalty: float) -> Floats:
@@ -160,9 +185,7 @@ def _verdict(
 
     by_penalty = {each: _right(scores(times.early, each), tried).mean() for each in PENALTIES}
     best = max(by_penalty, key=lambda each: by_penalty[each])
-    right = _right(scores(times.early | times.tried, best), late)
-    low, high = _interval(right, outcomes.page[late[:, 0]], seed)
-    return Verdict(float(right.mean()), low, high, len(late), best)
+    return _right(scores(times.early | times.tried, best), late), best
 
 
 def _right(scores: Floats, pairs: Rows) -> Floats:
