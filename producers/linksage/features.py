@@ -31,6 +31,7 @@ from provender.producers.linksage.feature_files import (
     npy_writer,
     write_keys,
 )
+from provender.producers.linksage.feature_reuse import FormerFeatures, completed
 from provender.producers.linksage.row_vectors import (
     Unreadable,
     image_vectors,
@@ -107,7 +108,12 @@ class Features:
 
 
 def compute_features(
-    pages: PageSet, config: FeatureConfig, folder: Path, *, fitted: Path | None = None
+    pages: PageSet,
+    config: FeatureConfig,
+    folder: Path,
+    *,
+    fitted: Path | None = None,
+    former: FormerFeatures | None = None,
 ) -> Features:
     """Features of a page set, mapped from files in `folder`, which is whole or not there.
 
@@ -116,6 +122,7 @@ def compute_features(
 
     Args:
         fitted: encoders to use instead of fitting some: the folder ENCODERS of other features.
+        former: features of which rows that still show the same are taken over, with their encoders.
 
     Raises:
         MappingError: vectors for pages but text or images for pins, or the reverse; vectors of
@@ -124,6 +131,7 @@ def compute_features(
         CheckpointError: `fitted` is damaged.
     """
     files = {"pages": pages.pages, "pins": pages.pins}
+    fitted = former.encoders if former is not None else fitted
     encoders = EncoderSet.load(fitted) if fitted is not None else None
     fingerprint = _fingerprint(files, config, encoders)
     if _stands(folder, fingerprint):
@@ -138,7 +146,7 @@ def compute_features(
         spaces = {"text": encoders.text.dim, "image": encoders.image.dim}
         report: dict[str, Any] = {"dims": spaces, "versions": encoders.versions}
         for name, file in files.items():
-            report[name] = _write_nodes(staged, name, file, pages.data, encoders)
+            report[name] = _write_nodes(staged, name, file, pages.data, encoders, former)
         report["targets"] = _write_targets(staged / "targets.npy", pages.pins)
         about = {"format": _FORMAT, "fingerprint": fingerprint, "report": report}
         (staged / _ABOUT).write_text(json.dumps(about, indent=1))
@@ -189,8 +197,30 @@ def _encoded(
     return NodeFeatures(keys, text_vectors(encoders.text, rows), images, offsets, sizes)
 
 
+def _of_rows(
+    name: str,
+    rows: pa.Table,
+    encoders: EncoderSet,
+    data: Path,
+    unreadable: Unreadable,
+    former: FormerFeatures | None,
+) -> NodeFeatures:
+    """Features of rows, of which only those are encoded that showed something else before."""
+    if former is None:
+        return _encoded(name, rows, encoders, data, unreadable)
+    places = former.places(name, rows)
+    shown = _encoded(name, rows.filter(pa.array(places < 0)), encoders, data, unreadable)
+    known = former.features.pages if name == "pages" else former.features.pins
+    return completed(shown, rows["key"].combine_chunks(), known, places)
+
+
 def _write_nodes(
-    folder: Path, name: str, file: Path, data: Path, encoders: EncoderSet
+    folder: Path,
+    name: str,
+    file: Path,
+    data: Path,
+    encoders: EncoderSet,
+    former: FormerFeatures | None,
 ) -> dict[str, Any]:
     """Write the arrays of pages or pins batch by batch; return what there is to report."""
     unreadable, end, having = Unreadable(), 0, {"text": 0, "images": 0}
@@ -206,9 +236,9 @@ def _write_nodes(
             )
         )
         offsets.add(np.zeros(1, np.int64))
-        for batch in pq.ParquetFile(file).iter_batches(_ROWS, columns=_SHOWN):
+        for batch in pq.ParquetFile(file).iter_batches(_ROWS, columns=[*_SHOWN, "content_hash"]):
             rows = pa.Table.from_batches([batch])
-            found = _encoded(name, rows, encoders, data, unreadable)
+            found = _of_rows(name, rows, encoders, data, unreadable, former)
             text.add(found.text)
             images.add(found.images)
             sizes.add(found.image_sizes)

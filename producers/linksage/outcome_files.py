@@ -86,8 +86,13 @@ def _written(texts: list[str]) -> tuple[sp.csr_array, sp.csr_array, sp.csr_array
 def _surface(texts: list[str]) -> sp.csr_array:
     """Logarithms of lengths and of how many marks, capitals and digits: (n, f), a tenth of 1."""
     counts = [
-        [len(text), len(text.split()), *(text.count(mark) for mark in ".'\",?!:(")]
-        + [sum(map(str.isupper, text)), sum(map(str.isdigit, text))]
+        [
+            len(text),
+            len(text.split()),
+            sum(map(str.isupper, text)),
+            sum(map(str.isdigit, text)),
+            *(text.count(mark) for mark in ".'\",?!:("),
+        ]
         for text in texts
     ]
     logs = np.log1p(np.array(counts, float))

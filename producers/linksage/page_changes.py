@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from provender.producers.linksage.feature_reuse import runs
 from provender.producers.linksage.page_graph import PageGraph
 from provender.producers.linksage.page_neighbours import NEIGHBOUR_TYPES, Neighbours
 from provender.producers.linksage.page_tables import PageSet
@@ -147,8 +148,8 @@ def carried(now: Embedded, before: Embedded, changed: Changes) -> Embedded:
         (anew, now, np.flatnonzero(anew)),
         (~anew, before, changed.former[~anew]),
     ):
-        to = _places(offsets[:-1][mask], sizes[mask])
-        at = _places(of.offsets[rows], sizes[mask])
+        to = runs(offsets[:-1][mask], sizes[mask])
+        at = runs(of.offsets[rows], sizes[mask])
         neighbours[to], visits[to] = of.neighbours[at], of.visits[at]
     return Embedded(now.keys, now.content, offsets, neighbours, visits)
 
@@ -168,12 +169,6 @@ def _distance(now: Embedded, before: Embedded, former: NDArray[np.int64]) -> NDA
     had = np.bincount(former_owner[former_owner >= 0], minlength=len(now.keys))
     lonely = (np.diff(now.offsets) == 0) & (had == 0)
     return np.where(lonely, 0.0, 1.0 - common)
-
-
-def _places(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The places starts[i], starts[i] + 1, ... of all runs, one after the other."""
-    before = np.cumsum(sizes) - sizes
-    return np.repeat(starts - before, sizes) + np.arange(sizes.sum())
 
 
 def _identities(file: Path) -> tuple[pa.Array[Any], Hashes]:

@@ -31,7 +31,13 @@ from provender.plugin.manifest import RunInfo
 from provender.plugin.snapshot import Snapshot
 from provender.plugin.spec import EmbeddingSpec
 from provender.producers.drift_gate import newest_before
-from provender.producers.linksage.features import ENCODERS, Features, compute_features
+from provender.producers.linksage.feature_reuse import FormerFeatures
+from provender.producers.linksage.features import (
+    ENCODERS,
+    Features,
+    compute_features,
+    open_features,
+)
 from provender.producers.linksage.page_changes import Changes, Embedded, carried, changes
 from provender.producers.linksage.page_embedding import embed_pages, embed_pins
 from provender.producers.linksage.page_folds import neighbours_apart
@@ -79,6 +85,12 @@ class PageRun:
             ) from None
         vectors, model = load_vectors(place / "vectors"), PageModel.load(place / "weights")
         return cls(folder, vectors, model, embedded, about)
+
+    def features(self) -> FormerFeatures:
+        """What its rows showed, and the encoders of that."""
+        place = self.folder / FEATURES
+        rows = PageSet.open(self.folder / ROWS)
+        return FormerFeatures(rows, open_features(place), place / ENCODERS)
 
     def save(self, root: Path) -> None:
         """Keep it, whole or not at all."""
@@ -233,8 +245,8 @@ class _Making:
             )
         tell("read pages", 1, 1, "")
         tell("features", 0, 1, "")
-        fitted = former.folder / FEATURES / ENCODERS if former else None
-        features = compute_features(rows, config.features, self.folder / FEATURES, fitted=fitted)
+        known = former.features() if former else None
+        features = compute_features(rows, config.features, self.folder / FEATURES, former=known)
         tell("features", 1, 1, "")
         tell("graph", 0, 2, "")
         graph = build_graph(rows, features, config.graph)
