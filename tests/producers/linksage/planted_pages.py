@@ -94,7 +94,7 @@ def around(graph: PageGraph, rng: np.random.Generator) -> Neighbours:
 def small(**sections: dict[str, Any]) -> LinkSageConfig:
     """A configuration that trains in a second or two, with some values changed by section."""
     model = {"dim": DIM, "nested_dims": (4, 8), "width": 16, "heads": 2, "feedforward": 32}
-    training = {"epochs": 3, "batch_size": 32, "negatives": 24, "checkpoint_minutes": 1e-9}
+    training = {"epochs": 3, "batch_size": 32, "negatives": 24, "checkpoint_minutes": 5.0}
     return LinkSageConfig.parse(
         {
             "model": {**model, "neighbours": 8, "dropout": 0.1, **sections.get("model", {})},

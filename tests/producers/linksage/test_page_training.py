@@ -12,11 +12,14 @@ import torch
 from torch import Tensor
 
 from provender.plugin.errors import ConfigError, TrainingError
+from provender.producers.linksage import page_steps
 from provender.producers.linksage.config import LinkSageConfig
 from provender.producers.linksage.features import NodeFeatures
 from provender.producers.linksage.page_embedding import embed_pages, embed_pins
 from provender.producers.linksage.page_folds import taken
 from provender.producers.linksage.page_model import PageModel
+from provender.producers.linksage.page_sampling import Positives, dropout_seed
+from provender.producers.linksage.page_tokens import PageTokens, TokenSource
 from provender.producers.linksage.page_training import PageProgress, train_pages
 from provender.producers.linksage.page_training_state import rate_at
 from provender.producers.ranks import Ranks
@@ -45,7 +48,7 @@ def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("targets", ["given", "joint"])
 def test_what_was_planted_is_learned(tmp_path: Path, targets: str) -> None:
     many = planted(pages=240, pins=360, topics=12)
-    config = small(training={"targets": targets, "epochs": 8, "checkpoint_minutes": 5.0})
+    config = small(training={"targets": targets, "epochs": 8})
     model = _train(tmp_path, config, many)
     pages = embed_pages(model, many.features, many.graph, many.neighbours, device="cpu")
     pins = embed_pins(model, many.features)
@@ -98,7 +101,7 @@ class _StoppedError(Exception):
 
 @pytest.mark.parametrize(("targets", "stop"), [("given", 1), ("given", 10), ("joint", 12)])
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path, targets: str, stop: int) -> None:
-    config = small(training={"targets": targets})
+    config = small(training={"targets": targets, "checkpoint_minutes": 1e-9})
 
     def judge(model: PageModel) -> float:
         """Whatever, so that it is no turn's but the model's."""
@@ -198,17 +201,59 @@ def test_torchs_own_generator_stays_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize("targets", ["given", "joint"])
 def test_two_processes_train_as_one(tmp_path: Path, targets: str) -> None:
     config = small(model={"dropout": 0.0}, training={"targets": targets, "batch_size": 33})
-    alone = _tensors(_train(tmp_path / "one", config))
 
-    def work(_: Ranks) -> dict[str, Tensor]:
+    def told(folder: Path) -> tuple[dict[str, Tensor], list[float]]:
+        losses: list[float] = []
         torch.set_num_threads(1)
-        return _tensors(_train(tmp_path / "two", config))
+        model = _train(folder, config, on_progress=lambda at: losses.append(at.loss))
+        return _tensors(model), losses
 
-    first, second = over(2, work)
+    def work(_: Ranks) -> tuple[dict[str, Tensor], list[float]]:
+        return told(tmp_path / "two")
+
+    alone, losses = told(tmp_path / "one")
+    (first, of_first), (second, of_second) = over(2, work)
     assert _same(first, second)
+    assert not of_second, "only the first one tells"
+    assert of_first == pytest.approx(losses, rel=1e-3)
     for name, value in alone.items():
         torch.testing.assert_close(first[name], value, rtol=1e-3, atol=1e-4)
     assert not _same(first, alone)
+
+
+def test_no_page_sees_the_pin_that_it_is_to_find(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[PageTokens] = []
+    distinct = TokenSource.distinct
+
+    def noting(source: TokenSource, tokens: PageTokens) -> Any:
+        seen.append(tokens)
+        return distinct(source, tokens)
+
+    monkeypatch.setattr(TokenSource, "distinct", noting)
+    config = small(training={"epochs": 1, "neighbour_dropout": 0.0})
+    _train(tmp_path, config)
+    positives = Positives.of(PLANTED.graph)
+    found = 0
+    for tokens, batch in zip(seen, positives.order(0, 0).split(32), strict=True):
+        own = (tokens.neighbours == positives.pin[batch].unsqueeze(1)) & tokens.has_neighbour
+        assert not bool(own.any())
+        found += int(tokens.has_neighbour.any(1).sum())
+    assert found > len(positives) / 2, "else there is nothing to see"
+
+
+def test_each_step_drops_out_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    def noting(*at: int) -> int:
+        seeds.append(dropout_seed(*at))
+        return seeds[-1]
+
+    monkeypatch.setattr(page_steps, "dropout_seed", noting)
+    steps: list[int] = []
+    _train(tmp_path, small(), on_progress=lambda at: steps.append(at.step))
+    assert len(set(seeds)) == len(steps)
 
 
 def test_the_rate_rises_and_falls() -> None:
