@@ -14,11 +14,12 @@ from provender.producers.linksage.page_files import TEST, declare_files
 from provender.producers.linksage.page_tables import PageSet, read_page_set
 
 Pair = tuple[Any, Any]
+Rows = list[dict[str, Any]]
 PAIRS = [(pin, page) for page in "abcdefgh" for pin in range(25)]
 
 
-def files(folder: Path, **tables: list[dict[str, Any]]) -> dict[str, Path]:
-    rows = {
+def files(folder: Path, **tables: Rows) -> dict[str, Path]:
+    rows: dict[str, Rows] = {
         "pages": [{"page": page, "title": page, "body": "x"} for page in "abcdefgh"],
         "pins": [{"pin": pin, "headline": str(pin)} for pin in range(25)],
         "pairs": [{"pin": pin, "page": page} for pin, page in PAIRS],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,7 +116,7 @@ def test_with_nothing_allowed_every_changed_neighbourhood_is_embedded(
     first: PageWorld, tmp_path: Path
 ) -> None:
     world = PageWorld.planted(tmp_path / "home")
-    strict = {"incremental": {"neighbourhood_change": 0.0}}
+    strict: dict[str, Any] = {"incremental": {"neighbourhood_change": 0.0}}
     world.write()
     refresh_pages(world.job(**strict), day(1), quiet)
     world.pins.append({**world.pins[0], "pin_id": 20_000, "page_id": 3, "at": day(1)})
