@@ -49,6 +49,9 @@ class PageSteps:
 
         `neighbours` are those of the graph's positives, row by row (page_folds.py).
         """
+        if len(neighbours.degrees) != len(graph.positive_pin):
+            rows = f"{len(neighbours.degrees)} rows, {len(graph.positive_pin)} positives"
+            raise ValueError(f"neighbours are to be those of positives: {rows}")
         pins = PinVectors.prepare(model, features, graph, device)
         here = ranks.current()
         return cls(

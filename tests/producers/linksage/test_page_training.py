@@ -177,6 +177,12 @@ def test_targets_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         _train(tmp_path, small(model={"dim": 32}))
 
 
+def test_neighbours_of_pages_are_not_taken_for_those_of_positives(tmp_path: Path) -> None:
+    given = PLANTED.features, PLANTED.graph, PLANTED.neighbours
+    with pytest.raises(ValueError, match="60 rows, 300 positives"):
+        train_pages(small(), *given, tmp_path, "cpu")
+
+
 def test_pins_without_targets_are_left_out(tmp_path: Path) -> None:
     assert PLANTED.features.targets is not None
     targets = PLANTED.features.targets.copy()
