@@ -9,3 +9,9 @@ pin = Entity(
     value_type=ValueType.INT64,
     description="An ad's creative.",
 )
+page = Entity(
+    name="page",
+    join_keys=["page_id"],
+    value_type=ValueType.INT64,
+    description="A landing page behind pins.",
+)

@@ -147,7 +147,7 @@ def produce(
     place = _Place.at(home, world_path, data, repo)
     jobs = [
         place.any_job(family, number, device)
-        for family, number in _chosen(place.views, sorted(set(families)), sorted(set(numbers)))
+        for family, number in _chosen(place, sorted(set(families)), sorted(set(numbers)))
     ]
     several = len({job.family for job in jobs}) > 1
     done: list[tuple[Refresh, float]] = []
@@ -162,12 +162,11 @@ def produce(
     console.print(_refreshes(done))
 
 
-def _chosen(
-    views: list[DeclaredView], families: list[str], numbers: list[int]
-) -> list[tuple[str, int]]:
+def _chosen(place: _Place, families: list[str], numbers: list[int]) -> list[tuple[str, int]]:
     """The versions to produce: of families that nobody has named, those that have the number."""
     declared = {
-        each: numbers_of_family(views, each) for each in families or families_shipped(views)
+        each: numbers_of_family(place.views, each)
+        for each in families or families_shipped(place.views, place.world)
     }
     somewhere = {number for versions in declared.values() for number in versions}
     return [

@@ -74,9 +74,16 @@ def numbers_of_family(views: Sequence[DeclaredView], family: str) -> list[int]:
     return list(versions_of(views, producer_of(views, family), family))
 
 
-def families_shipped(views: Sequence[DeclaredView]) -> list[str]:
-    """Return all families of producers that ship, ascending; raises ConfigError without any."""
+def families_shipped(views: Sequence[DeclaredView], world: World) -> list[str]:
+    """Return all families that can be produced from a world, ascending.
+
+    A repo may declare views of pages, and its world have none: no section `linksage`.
+
+    Raises ConfigError without any.
+    """
     there = {view.spec.producer for view in views} & set(PRODUCERS)
+    if not world.linksage:
+        there.discard(page_job.PRODUCER)
     if not there:
         return families_of(views, PRODUCERS[0])  # And it says what is missing.
     return sorted({family for each in there for family in families_of(views, each)})
