@@ -106,10 +106,13 @@ class Straightforward(nn.Module):
         self.eval()
 
     def forward(self, tokens: PageTokens, nodes: Nodes) -> Tensor:
-        x, mask = self.tokens.embed(tokens, self.tokens.project(nodes))
+        values, has, content = self.tokens.project(nodes)
+        projected = values, has, content.to(nodes.text.dtype)
+        x, mask = self.tokens.embed(tokens, projected)
         x = self.transformer(x, src_key_padding_mask=None if mask is None else ~mask)
         head = self.tokens.head
-        return F.linear(x[:, 0], head.weight, head.bias).float()
+        deep = F.linear(x[:, 0], head.weight, head.bias).float()
+        return deep + self.tokens._content(tokens, projected).float()
 
 
 def _copy(own: Layer, other: nn.TransformerEncoderLayer) -> None:
@@ -135,8 +138,8 @@ class EverythingOfAll(PageEncoder):
         x, mask = self.embed(tokens, projected)
         for layer in self.layers:
             x = layer(x, mask)
-        vectors: Tensor = self.head(self.norm(x[:, 0])).float()
-        return vectors
+        deep: Tensor = self.head(self.norm(x[:, 0])).float()
+        return deep + self._content(tokens, projected).float()
 
 
 class KeysAndValuesOfAll(PageEncoder):
@@ -156,8 +159,8 @@ class KeysAndValuesOfAll(PageEncoder):
         where = None if mask is None else mask[:, None, None, :]
         found = F.scaled_dot_product_attention(q, k, v, where).transpose(1, 2).flatten(2)
         x = last._dense(x[:, :1] + last.mix(found))
-        vectors: Tensor = self.head(self.norm(x[:, 0])).float()
-        return vectors
+        deep: Tensor = self.head(self.norm(x[:, 0])).float()
+        return deep + self._content(tokens, projected).float()
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,7 @@ def contestants(pages: int, fewest: int) -> list[Contestant]:
     features, graph, found = world(pages, fewest)
     torch.manual_seed(0)
     apart = PageEncoder(APART, TEXT, IMAGE).eval()
+    apart.head.reset_parameters()  # as if the layers had learned to say something
     merged = _copied(apart, config=CONFIG)
     whole, all_keys = _copied(apart, EverythingOfAll), _copied(apart, KeysAndValuesOfAll)
     plain, half = Straightforward(apart), Straightforward(_copied(apart)).to(torch.bfloat16)
