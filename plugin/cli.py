@@ -27,6 +27,9 @@ COMMANDS = {
     "graph": Command("provender.producers.commands:graph", "Show what the events become."),
     "refresh": Command("provender.producers.refresh_command:refresh", "Renew a family, gated."),
     "cold": Command("provender.producers.cold_command:cold", "Place what came since a refresh."),
+    "linksage": Command(
+        "provender.producers.linksage.commands:linksage", "Stream crawled pages; list settings."
+    ),
     "evaluate": Command("provender.producers.commands:evaluate", "Predict the days that followed."),
     "rank": Command("provender.consumers.commands:rank", "Train rankers without and with vectors."),
     "request": Command("provender.consumers.commands:request", "Answer one ranking request."),

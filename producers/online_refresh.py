@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from provender.plugin.embedding_view import embedding_specs, files_of
+import pyarrow.parquet as pq
+
+from provender.plugin.embedding_view import (
+    CREATED_COLUMN,
+    TIME_COLUMN,
+    embedding_specs,
+    files_of,
+)
 from provender.plugin.errors import ConfigError, OnlineStoreError
 from provender.plugin.online_rows import MICROSECOND
 from provender.plugin.online_store import ProvenderOnlineStore, is_ours
@@ -107,6 +115,49 @@ class OnlineRefresh:
                 remedy="Run the same command again, or look into what else loads the table.",
             )
         return Loaded(self._rows(spec), "loaded")
+
+    def add(self, spec: EmbeddingSpec, snapshot: Snapshot) -> None:
+        """Take the rows of one snapshot online, and no others: those before it are there already.
+
+        It costs what its own rows cost, however many snapshots there are. It may be repeated.
+
+        Raises OnlineStoreError where the online store does not take them.
+        """
+        if self._online is None:
+            as_of = snapshot.manifest.as_of
+            with contextlib.redirect_stdout(sys.stderr):
+                self.store.materialize(as_of, as_of, feature_views=[spec.view_name])
+            return
+        parts = (pq.read_table(snapshot.path / part.name) for part in snapshot.manifest.files)
+        self._online.load(
+            self.store.config,
+            self.store.get_feature_view(spec.view_name),
+            (batch for part in parts for batch in part.to_batches()),
+            timestamp_field=TIME_COLUMN,
+            created_field=CREATED_COLUMN,
+            runs=[snapshot.manifest.record],
+        )
+
+    def holds(self, spec: EmbeddingSpec, run_id: str) -> bool:
+        """Whether a refresh is there: it, or one of its supplements, which come after it.
+
+        It is never known of a store that is not provender's.
+        """
+        record = self._record(spec)
+        runs = record.runs if record else ()
+        return any(run_id in (run.run_id, run.supplement_of) for run in runs)
+
+    def missing(self, spec: EmbeddingSpec, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+        """Those of some snapshots that are not there, as far as that is known, and may be used."""
+        record = self._record(spec)
+        if record is None or not record.runs:
+            return list(snapshots)
+        there, oldest = {run.run_id for run in record.runs}, record.runs[-1].as_of - spec.ttl
+        return [
+            each
+            for each in snapshots
+            if each.manifest.run_id not in there and each.manifest.as_of >= oldest
+        ]
 
     def _record(self, spec: EmbeddingSpec) -> TableRecord | None:
         if self._online is None:

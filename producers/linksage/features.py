@@ -184,13 +184,20 @@ def encode_pages(rows: pa.Table, encoders: EncoderSet, data: Path) -> NodeFeatur
     return _encoded("pages", rows, encoders, data, Unreadable())
 
 
+def check_rows(name: str, rows: pa.Table, encoders: EncoderSet) -> None:
+    """Raise MappingError where given vectors of `pages` or `pins` do not fit the encoders.
+
+    Single rows may show nothing, so only what they do give has to fit.
+    """
+    for kind, space in (("text", encoders.text), ("image", encoders.image)):
+        lengths = lengths_of(rows, kind)
+        check_given(kind, name, space, Shown(0, len(lengths), tuple(sorted(set(lengths)))))
+
+
 def _encoded(
     name: str, rows: pa.Table, encoders: EncoderSet, data: Path, unreadable: Unreadable
 ) -> NodeFeatures:
-    for kind, space in (("text", encoders.text), ("image", encoders.image)):
-        lengths = lengths_of(rows, kind)
-        # Single rows may show nothing, so only what they do give has to fit.
-        check_given(kind, name, space, Shown(0, len(lengths), tuple(sorted(set(lengths)))))
+    check_rows(name, rows, encoders)
     images, counts, sizes = image_vectors(encoders.image, rows, data, unreadable)
     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     keys = rows["key"].combine_chunks()

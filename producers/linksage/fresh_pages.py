@@ -1,4 +1,4 @@
-"""Pages that were crawled a moment ago, embedded by the newest refresh's model.
+"""Pages that were crawled a moment ago, embedded by a refresh's model.
 
 A page that the refresh knows keeps its neighbours and shows what it shows now. One that is new has
 the pins as neighbours that it says lead to it; the next refresh walks from it.
@@ -6,29 +6,34 @@ the pins as neighbours that it says lead to it; the next refresh walks from it.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from provender.plugin.errors import CheckpointError
 from provender.plugin.manifest import Manifest
 from provender.plugin.tables import TableSource, open_tables
 from provender.producers.devices import pick_device
+from provender.producers.linksage.crawled_pages import ORDER, PINS, CrawledColumns
 from provender.producers.linksage.encoder_set import EncoderSet
 from provender.producers.linksage.features import (
     ENCODERS,
     Features,
     NodeFeatures,
+    check_rows,
     encode_pages,
     open_features,
 )
@@ -43,14 +48,13 @@ from provender.producers.linksage.page_neighbours import (
     Neighbours,
     find_neighbours,
 )
-from provender.producers.linksage.page_refresh import FEATURES, ROWS, PageRun
+from provender.producers.linksage.page_refresh import FEATURES, MODEL, ROWS
 from provender.producers.linksage.page_tables import PageSet
 from provender.producers.linksage.page_tokens import TokenSource
 from provender.producers.vectors import Vectors
 
-#: Of a crawled page: the field that lists the keys of pins that lead to it.
-PINS = "pins"
-Page = Mapping[str, Any]
+#: Of rows that were read: what a page shows as one hash, by which it is known again.
+SHOWN = "shown"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,65 +73,121 @@ class FreshPages:
     def open(cls, job: PageJob, base: Manifest) -> FreshPages:
         """Load a refresh; raises CheckpointError where what it has kept is gone."""
         folder = job.home.runs / base.run_id
-        run = PageRun.load(folder)
-        rows = PageSet.open(folder / ROWS)
+        model = PageModel.load(folder / MODEL / "weights")
+        try:
+            rows = PageSet.open(folder / ROWS)
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"rows of run {base.run_id}",
+                found=f"{type(error).__name__}: {error}",
+                expected="the rows that the refresh has read",
+                remedy=f"Restore {folder}, or refresh {job.family} once more.",
+            ) from None
         features = open_features(folder / FEATURES)
-        graph = build_graph(rows, features, run.model.config.graph)
+        graph = build_graph(rows, features, model.config.graph)
         encoders = EncoderSet.load(folder / FEATURES / ENCODERS)
-        return cls(job, base, run.model, encoders, rows, features, graph)
+        return cls(job, base, model, encoders, rows, features, graph)
 
-    def embed(self, pages: Sequence[Page]) -> Vectors:
-        """Embed crawled pages, each once; of several of one key the last one counts.
+    @cached_property
+    def columns(self) -> CrawledColumns:
+        """The columns of crawled pages."""
+        keys = {"page": self.features.pages.keys.type, "pin": self.features.pins.keys.type}
+        dims = {"text": self.encoders.text.dim, "image": self.encoders.image.dim}
+        return CrawledColumns.of(self.job.sources.pages, keys, dims)
+
+    def read(self, crawled: pa.Table) -> pa.Table:
+        """Crawled pages as a refresh would read them, by ascending key.
 
         Args:
-            pages: columns of the pages' table by name, as its declaration has them, and perhaps
-                PINS.
+            crawled: columns as crawled_pages.CrawledColumns lays them out; of several rows of a
+                key the one of the highest ORDER counts, of equal ones the last.
 
-        Returns keys ascending and vectors of norm 1. Pages without a good key are not among them.
+        Returns the columns of a page set's pages, PINS, ORDER, and SHOWN, a hash of all that the
+        vector is made from. Rows without a good key are not among them.
 
-        Raises MappingError where a page lacks a declared column or does not fit it.
+        Raises MappingError where a vector is of another length than the refresh's.
         """
-        with TemporaryDirectory() as work:
-            table = self._canonical(pages, Path(work))
-            shown = encode_pages(table, self.encoders, self.job.data)
-        pins = {str(page[self._key]): page.get(PINS) or () for page in pages}
-        found = self._neighbours(
-            shown.keys, [pins.get(str(key), ()) for key in shown.keys.to_pylist()]
+        key = self.job.sources.pages.key
+        last = crawled.append_column("row", pa.array(range(len(crawled)))).sort_by(
+            [(key, "ascending"), (ORDER, "ascending"), ("row", "ascending")]
         )
-        return Vectors(shown.keys, self._encoded(shown, found))
+        keys = last[key].combine_chunks()
+        newest = np.ones(len(last), bool)
+        newest[:-1] = np.asarray(pc.not_equal(keys[:-1], keys[1:]))
+        last = last.filter(pa.array(newest))
+        with TemporaryDirectory() as work:
+            rows = self._canonical(last.drop_columns([PINS, ORDER, "row"]), Path(work))
+        check_rows("pages", rows, self.encoders)
+        at = rows_of(rows["key"], last[key].combine_chunks())
+        rows = rows.append_column(PINS, last[PINS].take(pa.array(at)))
+        rows = rows.append_column(ORDER, last[ORDER].take(pa.array(at)))
+        return self._with_shown(rows)
 
-    @property
-    def _key(self) -> str:
-        return self.job.sources.pages.key
+    def again(self, rows: pa.Table) -> pa.Table:
+        """Rows that were read for a former refresh, as if they had been read for this one."""
+        return self._with_shown(rows.sort_by("key").drop_columns([SHOWN]))
 
-    def _canonical(self, pages: Sequence[Page], work: Path) -> pa.Table:
-        """The pages as a refresh would read them, by ascending key."""
-        file = work / "crawled.jsonl"
-        last = {str(page.get(self._key)): page for page in pages}
-        lines = [{k: v for k, v in page.items() if k != PINS} for page in last.values()]
-        file.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    @cached_property
+    def nothing(self) -> pa.Table:
+        """What :meth:`read` returns where there is nothing to read."""
+        pages = pq.read_schema(self.rows.pages)
+        pins = pa.list_(self.features.pins.keys.type)
+        added = [(PINS, pins), (ORDER, pa.int64()), (SHOWN, pa.string())]
+        return pa.schema([*pages, *(pa.field(*each) for each in added)]).empty_table()
+
+    def embed(self, rows: pa.Table) -> Vectors:
+        """The vectors, of norm 1, of rows that :meth:`read` or :meth:`again` gave."""
+        if not len(rows):
+            none = np.empty((0, self.model.config.model.dim), np.float32)
+            return Vectors(rows["key"].combine_chunks(), none)
+        shown = encode_pages(rows, self.encoders, self.job.data)
+        return Vectors(shown.keys, self._encoded(shown, self._neighbours(rows)))
+
+    def known(self, keys: pa.ChunkedArray) -> list[str | None]:
+        """What the refresh has seen each key show, as SHOWN; None of a page it does not know."""
+        places = pa.array(rows_of(keys, self.features.pages.keys))
+        found: list[str | None] = self._hashes.take(
+            pa.compute.replace_with_mask(
+                places, pa.compute.equal(places, -1), pa.scalar(None, places.type)
+            )
+        ).to_pylist()
+        return found
+
+    def _with_shown(self, rows: pa.Table) -> pa.Table:
+        """A page that the refresh does not know is made from the pins that it names as well."""
+        known = rows_of(rows["key"], self.features.pages.keys) >= 0
+        both = zip(rows["content_hash"].to_pylist(), known, rows[PINS].to_pylist(), strict=True)
+        shown = [content if there else _with_pins(content, pins) for content, there, pins in both]
+        return rows.append_column(SHOWN, pa.array(shown, pa.string()))
+
+    @cached_property
+    def _hashes(self) -> pa.Array[Any]:
+        table = pq.read_table(self.rows.pages, columns=["content_hash"])
+        return table["content_hash"].combine_chunks()
+
+    def _canonical(self, crawled: pa.Table, work: Path) -> pa.Table:
+        """As a refresh reads them, but of any time and whatever its `where` says."""
+        pq.write_table(crawled, work / "crawled.parquet")
         declared = self.job.sources.pages.model_copy(
             update={"table": "crawled", "where": None, "time": None, "time_unit": None}
         )
-        source = {"crawled": TableSource(path=str(file))}
-        with open_tables(source, work, work / "duckdb") as connection:
-            place = work / "pages.parquet"
-            (work / "work").mkdir()
-            write_nodes(
-                connection, "page", declared, self.job.data, place, self.job.key_types["page"], None
-            )
+        source = {"crawled": TableSource(path=str(work / "crawled.parquet"))}
+        place = work / "pages.parquet"
+        with open_tables(source, work, work / "work") as connection:
+            key_type = self.job.key_types.get("page")
+            write_nodes(connection, "page", declared, self.job.data, place, key_type, None)
         return pq.read_table(place)
 
-    def _neighbours(self, keys: pa.Array[Any], pins: Sequence[Sequence[Any]]) -> Neighbours:
+    def _neighbours(self, rows: pa.Table) -> Neighbours:
         """Of known pages those that walks find, of new ones the pins that they name."""
         walks = self.model.config.walks
-        places = rows_of(pa.chunked_array([keys]), self.features.pages.keys)
+        places = rows_of(rows["key"], self.features.pages.keys)
         known = torch.from_numpy(np.unique(places[places >= 0]))
         walked = find_neighbours(self.graph, walks, self.model.config.training.seed, known)
-        rows = np.searchsorted(known.numpy(), places)
+        at = np.searchsorted(known.numpy(), places)
         each = [
             _row(walked, int(row)) if place >= 0 else self._named(named, walks.walks * walks.length)
-            for row, place, named in zip(rows, places, pins, strict=True)
+            for row, place, named in zip(at, places, rows[PINS].to_pylist(), strict=True)
         ]
         return Neighbours(
             torch.tensor([0, *(len(one.nodes) for one in each)]).cumsum(0),
@@ -140,8 +200,7 @@ class FreshPages:
     def _named(self, pins: Sequence[Any], visits: int) -> _Row:
         """Pins, equally visited; those that the refresh does not know are left out."""
         known = self.features.pins.keys
-        given = pa.chunked_array([pa.array(list(pins), known.type)])
-        rows = rows_of(given, known)
+        rows = rows_of(pa.chunked_array([pa.array(pins, known.type)]), known)
         nodes = self.graph.cluster[torch.from_numpy(rows[rows >= 0])].unique()
         share = max(1, visits // (2 * max(1, len(nodes))))
         types = torch.full(nodes.shape, NEIGHBOUR_TYPES.index("pin"), dtype=torch.uint8)
@@ -153,6 +212,7 @@ class FreshPages:
         alone = replace(self.features, pages=shown)
         own = TokenSource.of(alone, self.graph, found, config)
         batch = torch.arange(len(shown))
+        # Neighbours show what the refresh has seen of them, the pages themselves what is new.
         tokens = around.tokens(batch, torch.zeros_like(batch))
         itself = own.tokens(batch, alone=torch.ones(len(batch), dtype=torch.bool))
         mine = {name: getattr(itself, name) for name in ("text", "images", "shares", "has_image")}
@@ -160,7 +220,7 @@ class FreshPages:
         self.model.to(device).modules.eval()
         with torch.inference_mode(), brain_float(self.model, device):
             vectors = encode(self.model.encoder, near.to(device), nodes.to(device))
-        normed: NDArray[np.float32] = F.normalize(vectors, dim=1).cpu().numpy()
+        normed: NDArray[np.float32] = F.normalize(vectors.float(), dim=1).cpu().numpy()
         return normed
 
 
@@ -176,3 +236,8 @@ class _Row(NamedTuple):
 def _row(found: Neighbours, row: int) -> _Row:
     of = slice(int(found.offsets[row]), int(found.offsets[row + 1]))
     return _Row(found.types[of], found.nodes[of], found.visits[of], int(found.degrees[row]))
+
+
+def _with_pins(content: str, pins: Sequence[Any]) -> str:
+    named = "\n".join([content, *sorted({str(pin) for pin in pins})])
+    return hashlib.sha256(named.encode()).hexdigest()

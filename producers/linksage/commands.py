@@ -1,0 +1,20 @@
+"""`provender linksage`: what there is to do with LinkSage beside its refreshes."""
+
+from __future__ import annotations
+
+import click
+
+from provender.producers.linksage.settings_command import settings
+from provender.producers.linksage.stream_command import stream
+
+
+@click.group(epilog="Example: provender linksage stream --home demo --stream pages")
+def linksage() -> None:
+    """Landing pages in the space of pins: crawled pages in near real time, and all settings.
+
+    Its refreshes are made by `provender produce` and `provender refresh`.
+    """
+
+
+for command in (stream, settings):
+    linksage.add_command(command)
