@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from provender.producers import onednn
 from provender.producers.linksage import dense
 from provender.producers.linksage.config import ModelConfig
 from provender.producers.linksage.encoders import unit
@@ -175,7 +176,7 @@ class Contestant:
 
     def turn(self) -> tuple[float, Tensor]:
         """Pages a second of processor time, and the vectors."""
-        allowed = nullcontext() if self.onednn else mock.patch.object(dense, "_ONEDNN", None)
+        allowed = nullcontext() if self.onednn else mock.patch.object(onednn, "LINEAR", None)
         brain = torch.autocast("cpu", torch.bfloat16, enabled=self.bf16)
         with torch.inference_mode(), allowed, brain:
             began = time.process_time()

@@ -25,6 +25,7 @@ from provender.producers.link_ranking import (
     Scorer,
     rank_links,
 )
+from provender.producers.onednn import product
 from provender.producers.parameters import Parameters
 from provender.producers.rank_figures import head_figures, hits, link_figures, reciprocal
 
@@ -157,7 +158,7 @@ def _model(parameters: Parameters, graph: TripleGraph, relation: int) -> Relatio
 
     def scores(answer: End, asked: Tensor) -> Tensor:
         queries, candidates = (left, right) if answer == "tail" else (right, left)
-        products = queries.index_select(0, asked.to(queries.device)) @ candidates.T
+        products = product(queries.index_select(0, asked.to(queries.device)), candidates.T)
         if distance:
             products -= torch.linalg.vector_norm(candidates, dim=1).square_().div_(2)
         return products

@@ -32,6 +32,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from provender.producers.onednn import product
+
 Similarity = Literal["distance", "dot"]
 #: The parameters of one relation by name; what is missing is the identity.
 Relation = Mapping[str, Tensor]
@@ -230,9 +232,9 @@ def cross_score(queries: Tensor, candidates: Tensor, similarity: Similarity) -> 
     |a - b|^2 = |a|^2 + |b|^2 - 2ab.
     """
     if similarity == "dot":
-        return queries @ candidates.T
+        return product(queries, candidates.T)
     squares = candidates.square().sum(-1)
-    products = torch.addmm(-squares, queries, candidates.T, alpha=2)
+    products = product(2 * queries, candidates.T) - squares
     return products - queries.square().sum(-1, keepdim=True)
 
 
@@ -240,13 +242,13 @@ class _Single:
     """In float32."""
 
     def __call__(self, left: Tensor, right: Tensor) -> Tensor:
-        return left @ right
+        return product(left, right)
 
     def plus(self, base: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        return torch.addmm(base, left, right)
+        return base + product(left, right)
 
     def onto(self, target: Tensor, left: Tensor, right: Tensor, factor: float) -> None:
-        target.addmm_(left, right, alpha=factor)
+        target.add_(product(left, right), alpha=factor)
 
 
 class _BrainFloat:

@@ -1,4 +1,4 @@
-"""Matrix products of the encoder, by the fastest way that torch has for them."""
+"""Dense layers of the encoder, by the fastest way that torch has for them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-# torch sends float32 products on CPU to MKL, which does less than half of what oneDNN does on AMD's
-# cores with AVX-512 (103 against 245 GFLOP/s). Its own compiler calls oneDNN by this operator,
-# which has no gradient, and which another torch may not have: then F.linear does it.
-_ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+from provender.producers.onednn import LINEAR, usable
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none") -> Tensor:
@@ -21,7 +18,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "n
     Args:
         then: "none" or "relu", which is taken of the result.
     """
-    if not _by_onednn(x, weight):
+    if not usable(x, weight):
         found = F.linear(x, weight, bias)
     elif torch.is_grad_enabled():
         found = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
@@ -30,19 +27,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "n
     return F.relu(found, inplace=not torch.is_grad_enabled()) if then == "relu" else found
 
 
-def _by_onednn(x: Tensor, weight: Tensor) -> bool:
-    return (
-        _ONEDNN is not None
-        and torch.backends.mkldnn.is_available()
-        and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and x.numel() > 0
-        and not torch.is_autocast_enabled("cpu")
-    )
-
-
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None, then: str = "none") -> Tensor:
-    found: Tensor = _ONEDNN(x, weight, bias, then, [], "")
+    found: Tensor = LINEAR(x, weight, bias, then, [], "")
     return found
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from provender.producers import onednn
 from provender.producers.linksage import dense
 
 
@@ -21,12 +22,12 @@ def linear(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Tensor]:
     if request.param == "without oneDNN":
-        monkeypatch.setattr(dense, "_ONEDNN", None)
+        monkeypatch.setattr(onednn, "LINEAR", None)
     return dense.linear
 
 
 def test_this_torch_has_the_operator() -> None:
-    assert dense._by_onednn(torch.ones(2, 3), torch.ones(4, 3))
+    assert onednn.usable(torch.ones(2, 3), torch.ones(4, 3))
 
 
 @pytest.mark.parametrize("then", ["none", "relu"])
