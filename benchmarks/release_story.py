@@ -100,7 +100,7 @@ def v1_goes_live(story: StoryHome, users: int) -> None:
     story.refuse("no former version", "release", "rollback", FAMILY)
     story.refuse("materialized", *promote, 1, "--at", day(DAYS[0]))
     story.refuse("expected one of the versions 1", *promote, 7, "--at", day(DAYS[0]))
-    story.refuse("expected one of transra", "release", "promote", "linksage", 1)
+    story.refuse("expected one of linksage, transra", "release", "promote", "upstream", 1)
     story.run("refresh", FAMILY, "--as-of", day(DAYS[0]))
     story.run(*promote, 1, "--at", day(DAYS[0]))
     story.refuse("live", *promote, 1, "--at", day(DAYS[0]))
@@ -336,7 +336,7 @@ def v1_is_collected(
     story.run("gc", "--apply")
     tables = {record.view for record in ProvenderOnlineStore().records(story.store.config).values()}
     left = {path.name for path in place.snapshots.iterdir() if not path.name.startswith(".")}
-    if any("_v1" in name for name in (*tables, *left)):
+    if any("transra_v1" in name for name in (*tables, *left)):
         raise AssertionError(f"gc left {tables} and {left}")
     return {"killed": times, "snapshot folders left": sorted(left)}
 

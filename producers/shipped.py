@@ -75,7 +75,7 @@ def numbers_of_family(views: Sequence[DeclaredView], family: str) -> list[int]:
 
 
 def families_shipped(views: Sequence[DeclaredView], world: World) -> list[str]:
-    """Return all families that can be produced from a world, ascending.
+    """Return all families that can be produced from a world, by producer, then ascending.
 
     A repo may declare views of pages, and its world have none: no section `linksage`.
 
@@ -86,4 +86,4 @@ def families_shipped(views: Sequence[DeclaredView], world: World) -> list[str]:
         there.discard(page_job.PRODUCER)
     if not there:
         return families_of(views, PRODUCERS[0])  # And it says what is missing.
-    return sorted({family for each in there for family in families_of(views, each)})
+    return [family for each in PRODUCERS if each in there for family in families_of(views, each)]

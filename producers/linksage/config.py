@@ -167,7 +167,7 @@ class TrainingConfig(_Section):
     log_q: bool = Field(
         True, description="Correct for how often a pin is drawn as another's negative."
     )
-    learning_rate: float = Field(1e-3, gt=0, description="Of AdamW, at its height.")
+    learning_rate: float = Field(5e-4, gt=0, description="Of AdamW, at its height.")
     warmup: float = Field(
         0.05, ge=0, lt=1, description="Share of the steps in which the rate rises; then it falls."
     )

@@ -114,6 +114,9 @@ def baselines(task: PageTask) -> dict[str, Scorer]:
     found = {"popularity": popularity(task.known, len(task.features.pins))}
     if task.features.pages.text.shape[1]:
         found["text features"] = inner_products(task.features.pages.text, task.features.pins.text)
+    if task.features.pages.images.shape[1]:
+        shown = (task.features.pages.mean_images(), task.features.pins.mean_images())
+        found["image features"] = inner_products(*shown)
     words = word_counts(task.rows)
     if words is not None:
         found["TF-IDF"] = inner_products(*words)

@@ -84,7 +84,9 @@ def store(home: Path) -> FeatureStore:
 
 def test_apply_registers_views_and_services(store: FeatureStore) -> None:
     assert sorted(view.name for view in store.list_feature_views()) == [
+        "page_linksage_v1",
         "pin_counters",
+        "pin_linksage_v1",
         "pin_transra_v1",
         "user_counters",
         "user_transra_v1",

@@ -8,7 +8,7 @@ import pytest
 from provender.plugin.errors import ConfigError, SpecError
 from provender.plugin.repo import lay_out, open_store, views_in_repo
 
-SHIPPED = {"user_transra_v1", "pin_transra_v1"}
+SHIPPED = {"page_linksage_v1", "pin_linksage_v1", "pin_transra_v1", "user_transra_v1"}
 
 
 def test_the_shipped_repo_is_laid_out_once_and_then_the_user_s(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_the_type_of_the_keys_is_told(tmp_path: Path) -> None:
     entities = tmp_path / "repo" / "entities.py"
     entities.write_text(entities.read_text().replace("INT64", "STRING", 1))
     told = {view.spec.entity: view.key_type for view in views_in_repo(tmp_path / "repo")}
-    assert told == {"user": "string", "pin": "int64"}
+    assert told == {"user": "string", "pin": "int64", "page": "int64"}
 
 
 def test_other_files_in_its_place_are_left_alone(tmp_path: Path) -> None:
