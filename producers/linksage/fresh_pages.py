@@ -133,7 +133,8 @@ class FreshPages:
         pages = pq.read_schema(self.rows.pages)
         pins = pa.list_(self.features.pins.keys.type)
         added = [(PINS, pins), (ORDER, pa.int64()), (SHOWN, pa.string())]
-        return pa.schema([*pages, *(pa.field(*each) for each in added)]).empty_table()
+        fields = [pa.field(each.name, each.type) for each in pages]
+        return pa.schema([*fields, *(pa.field(*each) for each in added)]).empty_table()
 
     def embed(self, rows: pa.Table) -> Vectors:
         """The vectors, of norm 1, of rows that :meth:`read` or :meth:`again` gave."""

@@ -169,7 +169,9 @@ class Supplements:
             rows = self._rows(snapshot)
             chosen = pc.is_in(rows["key"], value_set=pa.array(mine, rows["key"].type))
             parts.append(rows.filter(chosen))
-        return self._fresh.again(pa.concat_tables(parts)) if parts else None
+        if not parts:
+            return None
+        return self._fresh.again(pa.concat_tables(parts, promote_options="default"))
 
     def _is_own(self, one: Snapshot | Told) -> bool:
         snapshot = one.snapshot if isinstance(one, Told) else one

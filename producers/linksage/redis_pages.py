@@ -139,6 +139,7 @@ class RedisPages:
             self._cursor = cursor.decode()
             if self._cursor == "0-0":
                 self._claim_at = time.monotonic() + self._idle_ms / 2000
+                break
         return found
 
     def _new(self, most: int, wait_ms: int | None) -> list[Message]:
