@@ -67,10 +67,11 @@ class CrawledColumns:
     def check(self, page: str | bytes | Mapping[str, Any]) -> dict[str, Any]:
         """The columns of a page, or of its JSON, as the schema has them; raises BadPageError."""
         found = page if isinstance(page, Mapping) else _parsed(page)
+        missing = [name for name in self.readers if name not in found and name != PINS]
+        if missing:
+            raise BadPageError(f"no column {', '.join(missing)}")
         row: dict[str, Any] = {}
         for name, read in self.readers.items():
-            if name not in found and name != PINS:
-                raise BadPageError(f"no column {name}")
             value = found.get(name)
             try:
                 row[name] = None if value is None else read(value)

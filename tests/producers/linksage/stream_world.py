@@ -177,6 +177,9 @@ def make_world(root: Path) -> StreamWorld:
     (world.home.repo / "views.py").write_text(_VIEWS)
     world.home.data.mkdir(parents=True)
     _write_tables(world.home.data)
+    # Feast asks the files for their columns before it pushes.
+    pages = pq.read_table(world.home.data / "pages.parquet").rename_columns({"crawled_at": "at"})
+    pq.write_table(pages.slice(0, 0), world.home.path / "crawled" / "first.parquet")
     world.home.world.write_text(yaml.safe_dump(_declared()))
     world.apply()
     world.refresh(AS_OF)
