@@ -62,7 +62,7 @@ class StreamCounts:
 class Limits(NamedTuple):
     """How large a batch grows: so many messages, or what comes in so many seconds."""
 
-    messages: int = 1000
+    messages: int = 5000
     seconds: float = 0.1
 
 

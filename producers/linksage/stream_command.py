@@ -44,7 +44,11 @@ _TELL_EVERY = 5.0
     show_default=True,
     help="The server, also by the environment's PROVENDER_REDIS.",
 )
-@click.option("--stream", "name", help="The Redis stream; a message's field `page` is JSON.")
+@click.option(
+    "--stream",
+    "name",
+    help="The Redis stream; a message's field `page` is JSON.  [default: pages]",
+)
 @click.option(
     "--group", help="The group of consumers that share it.  [default: provender-FAMILY-vVERSION]"
 )
@@ -62,7 +66,7 @@ _TELL_EVERY = 5.0
 )
 @click.option("--push-source", help="A Feast push source over local Parquet, instead of --stream.")
 @click.option(
-    "--batch", type=click.IntRange(min=1), default=1000, show_default=True, help="Pages, at most."
+    "--batch", type=click.IntRange(min=1), default=5000, show_default=True, help="Pages, at most."
 )
 @click.option(
     "--seconds",
@@ -99,7 +103,7 @@ def stream(
     is acknowledged when its vector is readable online and known to joins. Messages that are no
     pages are kept in the stream NAME:bad, of a push source in HOME/streams, with the reasons.
     """
-    if (name is None) == (push_source is None):
+    if name and push_source:
         raise click.UsageError("give either --stream NAME or --push-source NAME")
     place = Home(home)
     views, world = views_in_repo(repo or place.repo), World.load(world_path or place.world)
@@ -114,7 +118,7 @@ def stream(
         inbox = PushedPages(online.store, push_source, place, reader)
     else:
         group = group or f"provender-{reader}"
-        inbox = RedisPages(url, str(name), group, consumer, idle_seconds)
+        inbox = RedisPages(url, name or "pages", group, consumer, idle_seconds)
     stop = Event()
     try:
         with _ended_by_signals(stop):

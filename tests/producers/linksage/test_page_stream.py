@@ -313,6 +313,22 @@ def test_pages_that_were_pushed(world: StreamWorld) -> None:
     assert "1 numbers instead of 6" in json.loads(bad)["reason"]
 
 
+def test_an_online_store_of_feasts(world: StreamWorld) -> None:
+    """It notes no runs, so what stands is loaded at each start."""
+    settings = world.home.repo / "feature_store.yaml"
+    ours = "type: provender.plugin.online_store.ProvenderOnlineStore"
+    settings.write_text(settings.read_text().replace(ours, "type: sqlite, path: data/feast.db"))
+    world.apply()
+    pages = [world.page(n, title="jam") for n in (1, 2)]
+    for number, page in enumerate(pages):
+        pd.DataFrame([page]).to_parquet(world.home.path / "crawled" / f"{number}.parquet")
+        inbox = PushedPages(world.store, "crawled", world.home, "one")
+        assert counts(drained(world, inbox)) == {"changed": 1}
+    told = [each.read()[1][0] for each in world.supplements]
+    np.testing.assert_allclose(world.online(101, 102), told)
+    assert not np.isnan(world.online(103)).any()
+
+
 def test_rows_appended_to_a_file(world: StreamWorld) -> None:
     """And what was taken but not done comes again."""
     folder = world.home.path / "crawled"
