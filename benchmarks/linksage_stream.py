@@ -96,6 +96,8 @@ def streaming(home: Home, url: str, stream: str) -> Iterator[None]:
     client = redis.Redis.from_url(url)
     try:
         while not client.exists(stream) or not client.xinfo_groups(stream)[0]["consumers"]:
+            if process.poll() is not None:
+                raise SystemExit("the stream has ended")
             time.sleep(0.1)
         yield
     finally:

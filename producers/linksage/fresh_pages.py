@@ -46,7 +46,7 @@ from provender.producers.linksage.page_model import PageModel, brain_float
 from provender.producers.linksage.page_neighbours import (
     NEIGHBOUR_TYPES,
     Neighbours,
-    find_neighbours,
+    NeighbourSearch,
 )
 from provender.producers.linksage.page_refresh import FEATURES, MODEL, ROWS
 from provender.producers.linksage.page_tables import PageSet
@@ -179,12 +179,17 @@ class FreshPages:
             write_nodes(connection, "page", declared, self.job.data, place, key_type, None)
         return pq.read_table(place)
 
+    @cached_property
+    def _search(self) -> NeighbourSearch:
+        config = self.model.config
+        return NeighbourSearch.of(self.graph, config.walks, config.training.seed)
+
     def _neighbours(self, rows: pa.Table) -> Neighbours:
         """Of known pages those that walks find, of new ones the pins that they name."""
         walks = self.model.config.walks
         places = rows_of(rows["key"], self.features.pages.keys)
         known = torch.from_numpy(np.unique(places[places >= 0]))
-        walked = find_neighbours(self.graph, walks, self.model.config.training.seed, known)
+        walked = self._search.find(known)
         at = np.searchsorted(known.numpy(), places)
         each = [
             _row(walked, int(row)) if place >= 0 else self._named(named, walks.walks * walks.length)

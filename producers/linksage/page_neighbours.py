@@ -68,27 +68,44 @@ def find_neighbours(
     Raises:
         ConfigError: a metapath that the graph has no edges for, or DGL asked for and not there.
     """
-    device = graph.cluster.device
-    if starts is None:
-        starts = torch.arange(graph.counts["page"], device=device)
-    states = state_graphs(graph, config)
-    numbers = torch.arange(config.walks, device=device)
-    parts = [
-        (_walker(one, config, seed), one, numbers[place :: len(states)])
-        for place, one in enumerate(states)
-    ]
-    size = max(
-        1, (walks_at_once or WALKS_AT_ONCE.get(device.type, WALKS_AT_ONCE["cuda"])) // config.walks
-    )
-    blocks = []
-    for block in starts.split(size) if len(starts) else ():
-        hashes = graph.page_hashes[block]
-        visited = [
-            _neighbour_numbers(one, walker.walk(block, hashes, walks))
-            for walker, one, walks in parts
-        ]
-        blocks.append(_most_visited(torch.cat(visited, dim=1), block, graph, config))
-    return _joined(blocks, graph, starts)
+    search = NeighbourSearch.of(graph, config, seed)
+    return search.find(starts, walks_at_once=walks_at_once)
+
+
+@dataclass(frozen=True, eq=False)
+class NeighbourSearch:
+    """What all searches of a graph need: its tables and walkers, for who asks again and again."""
+
+    graph: PageGraph
+    config: WalkConfig
+    ways: tuple[tuple[Walker, StateGraph, Tensor], ...]
+
+    @classmethod
+    def of(cls, graph: PageGraph, config: WalkConfig, seed: int) -> NeighbourSearch:
+        """Make them; raises as :func:`find_neighbours` does."""
+        states = state_graphs(graph, config)
+        numbers = torch.arange(config.walks, device=graph.cluster.device)
+        ways = (
+            (_walker(one, config, seed), one, numbers[place :: len(states)])
+            for place, one in enumerate(states)
+        )
+        return cls(graph, config, tuple(ways))
+
+    def find(self, starts: Tensor | None = None, *, walks_at_once: int | None = None) -> Neighbours:
+        """The neighbours of `starts`, as :func:`find_neighbours` finds them."""
+        graph, config, device = self.graph, self.config, self.graph.cluster.device
+        if starts is None:
+            starts = torch.arange(graph.counts["page"], device=device)
+        most = walks_at_once or WALKS_AT_ONCE.get(device.type, WALKS_AT_ONCE["cuda"])
+        blocks = []
+        for block in starts.split(max(1, most // config.walks)) if len(starts) else ():
+            hashes = graph.page_hashes[block]
+            visited = [
+                _neighbour_numbers(one, walker.walk(block, hashes, walks))
+                for walker, one, walks in self.ways
+            ]
+            blocks.append(_most_visited(torch.cat(visited, dim=1), block, graph, config))
+        return _joined(blocks, graph, starts)
 
 
 def _walker(states: StateGraph, config: WalkConfig, seed: int) -> Walker:
