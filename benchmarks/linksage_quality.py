@@ -6,7 +6,7 @@
 
 linksage_sets.py says how the public sets become files; the simulator's world has 5,000 users and
 8,000 pins of 48 planted topics, its boards are users' saves. A fifth of the pairs is set aside.
-Settings are the command's defaults. `two towers` are a hidden layer each over the same text
+Settings are the command's defaults, but for --epochs. `two towers` are a hidden layer each over the same text
 features, trained on the same pairs and as often, with the negatives of their batch. Each run puts
 its figures into benchmarks/results/linksage_quality.{json,md} beside those of the other sets.
 """
@@ -69,7 +69,7 @@ def study(name: str, data: Path | None, work: Path, settings: Mapping[str, Any])
             rankings["two towers"] = two_towers(task, config)
         dims = config.model.nested_dims
         quality = judge(made.pages, made.pins, task.test, task.known, dims, baselines=rankings)
-        found = quality.to_json()
+        found = {**quality.to_json(), "config": config.model_dump(mode="json")}
         if outcomes is not None:
             fared = read_outcomes(outcomes, task)
             clicks = judge_clicks(fared, click_features(task, made, fared))

@@ -67,6 +67,9 @@ def _file(name: str, help_text: str, *, required: bool = False) -> Callable[[Com
     show_default=True,
     help="Without --test, the share of the pairs to find.",
 )
+@click.option(
+    "--data", type=FOLDER, help="What image files are relative to.  [default: the folder of --pins]"
+)
 @click.option("--config", "config_path", type=_FILE, help="YAML of settings, and of column names.")
 @click.option(
     "--without",
@@ -85,6 +88,7 @@ def _file(name: str, help_text: str, *, required: bool = False) -> Callable[[Com
 def linksage(
     outcomes: Path | None,
     hold_out: float,
+    data: Path | None,
     config_path: Path | None,
     groups: tuple[str, ...],
     report_path: Path | None,
@@ -103,6 +107,7 @@ def linksage(
     learned from, and each is ranked among all pins but those that its page is known to have.
     """
     files = {name: path for name in _TABLES if (path := given[name]) is not None}
+    images = data or files["pins"].absolute().parent
     where = str(config_path or "settings")
     content = load_yaml(config_path) if config_path else {}
     config = _config(content, where, {"epochs": epochs, "seed": seed})
@@ -110,7 +115,7 @@ def linksage(
     with TemporaryDirectory() as scratch, stages("linksage") as on_stage:
         place = work or Path(scratch)
         place.mkdir(parents=True, exist_ok=True)
-        task = prepare(declared, Path.cwd(), config, place, on_stage)
+        task = prepare(declared, images, config, place, on_stage)
         made = learn(task, config, place / "model", device, on_stage)
         rankings = baselines(task) | compared(task, config, groups, place, device, on_stage)
         on_stage("judge", 0, 1, "")
@@ -130,7 +135,7 @@ def linksage(
             clicks = judge_clicks(fared, click_features(task, made, fared), config.training.seed)
         if html is not None:
             shown = top_pins(task.rows, made.pages, made.pins, task.test, task.known)
-            page = write_report(html, quality, title="LinkSage", pictures=shown, data=Path.cwd())
+            page = write_report(html, quality, title="LinkSage", pictures=shown, data=images)
             log.print(f"written to {page}")
     if save is not None:
         _save(save, task, made)
