@@ -41,6 +41,8 @@ from provender.producers.vectors import Vectors
 
 #: How long another load of the table is waited for.
 _PATIENCE = 120.0
+#: What lies further ahead is waited for by nobody.
+_NEAR = timedelta(minutes=1)
 #: Latencies are told of so many messages, the last ones.
 _REMEMBERED = 10_000
 
@@ -170,7 +172,6 @@ class PageStream:
         base = newest_refresh(self.job)
         self.fresh = FreshPages.open(self.job, base)
         self.told = Supplements(self.fresh)
-        self._ahead = max(timedelta(0), base.as_of - datetime.now(UTC))
         self.counts.refreshes += 1
         with self._alone():
             if not self.online.holds(self.spec, base.run_id):
@@ -178,6 +179,8 @@ class PageStream:
                 assert snapshot is not None
                 self._patiently(lambda: self.online.load(self.spec, snapshot))
             self._catch_up()
+            ahead = self.told.newest - datetime.now(UTC)
+            self._ahead = ahead if ahead > _NEAR else timedelta(0)
             foreign = self.told.foreign()
             if foreign is not None:
                 self._write(foreign, self.fresh.embed(foreign))
@@ -210,7 +213,7 @@ class PageStream:
     # As-of times are full seconds, and each has one supplement.
 
     def _now(self) -> datetime:
-        """The time; where the newest refresh lies in the future, its clock is gone on from."""
+        """The time; where a simulated world lies in the future, its clock is gone on from."""
         return datetime.now(UTC) + self._ahead
 
     def _wait_for_second(self, stop: Event | None) -> None:

@@ -254,6 +254,16 @@ def test_a_newer_refresh_is_taken_up(crawler: StreamWorld) -> None:
     assert crawler.open(crawler.inbox()).told.foreign() is None
 
 
+def test_a_world_whose_clock_is_ahead(crawler: StreamWorld) -> None:
+    """Nothing waits for its time to come, nor after another start."""
+    tomorrow = crawler.refresh(AS_OF + timedelta(days=2)).manifest.as_of
+    for number in (1, 2):
+        crawler.send(crawler.page(number, title="jam"))
+        assert counts(drained(crawler, crawler.inbox())) == {"changed": 1}
+    first, second = (each.manifest.as_of for each in crawler.supplements)
+    assert tomorrow < first < second < tomorrow + timedelta(seconds=60)
+
+
 def test_it_ends_by_a_signal(crawler: StreamWorld) -> None:
     stop, seen = Event(), []
     stream = crawler.open(crawler.inbox())
