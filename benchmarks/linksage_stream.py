@@ -254,14 +254,14 @@ def shown(found: dict[str, Any]) -> str:
         "| pages/s sent | p50 s | p99 s | most s |",
         "|---|---|---|---|",
         *(
-            f"| {rate:,} | {one['p50_s']:.2f} | {one['p99_s']:.2f} | {one['most_s']:.2f} |"
+            f"| {int(rate):,} | {one['p50_s']:.2f} | {one['p99_s']:.2f} | {one['most_s']:.2f} |"
             for rate, one in found["latency"].items()
         ),
         "",
         f"A backlog of {found['backlog']['pages']:,} pages is drained at "
         f"{found['backlog']['pages_per_s']:,.0f} pages/s.",
         "",
-        f"| supplements that stand | start s | batch of {SMALL} s | join of 1,000 rows past the ttl s |",
+        f"| supplements that stand | start s | batch of {SMALL} s | join of 1,000 rows, past ttl, s |",
         "|---|---|---|---|",
         *(
             f"| {one['supplements']:,} | {one['start_s']:.2f} | {one['batch_s']:.3f} | "
