@@ -261,7 +261,7 @@ def shown(found: dict[str, Any]) -> str:
         f"A backlog of {found['backlog']['pages']:,} pages is drained at "
         f"{found['backlog']['pages_per_s']:,.0f} pages/s.",
         "",
-        f"| supplements that stand | start s | batch of {SMALL} s | join of 1,000 rows, past ttl, s |",
+        f"| supplements that stand | start s | batch of {SMALL} s | join past the ttl, s |",
         "|---|---|---|---|",
         *(
             f"| {one['supplements']:,} | {one['start_s']:.2f} | {one['batch_s']:.3f} | "
