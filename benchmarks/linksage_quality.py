@@ -49,7 +49,7 @@ RESULTS = Path(__file__).parent / "results"
 GROUPS = {
     "github": ("neighbours", "boards"),
     "upworthy": ("neighbours", "boards"),
-    "simulator": ("neighbours", "boards", "images"),
+    "simulator": ("neighbours", "boards"),
 }
 Found = dict[str, Any]
 
