@@ -6,9 +6,9 @@
 
 linksage_sets.py says how the public sets become files; the simulator's world has 5,000 users and
 8,000 pins of 48 planted topics, its boards are users' saves. A fifth of the pairs is set aside.
-Settings are the command's defaults, but for --epochs. `two towers` are a hidden layer each over the same text
-features, trained on the same pairs and as often, with the negatives of their batch. Each run puts
-its figures into benchmarks/results/linksage_quality.{json,md} beside those of the other sets.
+Settings are the command's defaults, but for --epochs. `two towers` are a hidden layer each over the
+same text features, trained on the same pairs and as often, with the negatives of their batch. Each
+run puts its figures into benchmarks/results/linksage_quality.{json,md} beside those of other sets.
 """
 
 from __future__ import annotations
