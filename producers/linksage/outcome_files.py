@@ -63,41 +63,23 @@ def click_features(task: PageTask, made: Embeddings, outcomes: Outcomes) -> dict
     texts = pq.read_table(task.rows.pins, columns=["text"])["text"].to_pylist()
     if not any(texts):
         return {"LinkSage": own}
-    words, characters, surface = (each[outcomes.pin] for each in _written(texts))
+    words, runs = (each[outcomes.pin] for each in _written(texts))
     return {
         "TF-IDF of words": words,
         "words and LinkSage": _beside(words, own),
-        "words, characters, surface": _beside(words, characters, surface),
-        "words, characters, surface and LinkSage": _beside(words, characters, surface, own),
+        "words and runs of characters": _beside(words, runs),
+        "words, runs and LinkSage": _beside(words, runs, own),
         "LinkSage": own,
     }
 
 
-def _written(texts: list[str]) -> tuple[sp.csr_array, sp.csr_array, sp.csr_array]:
-    """Of pins: tf-idf of words and pairs of words, of runs of characters, and the surface."""
+def _written(texts: list[str]) -> tuple[sp.csr_array, sp.csr_array]:
+    """Tf-idf of words and pairs of words, and of runs of four characters, as hashed_text.py."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
-    runs = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), min_df=5, sublinear_tf=True)
-    found = [sp.csr_array(each.fit_transform(texts)) for each in (words, runs)]
-    return found[0], found[1], _surface(texts)
-
-
-def _surface(texts: list[str]) -> sp.csr_array:
-    """Logarithms of lengths and of how many marks, capitals and digits: (n, f), a tenth of 1."""
-    counts = [
-        [
-            len(text),
-            len(text.split()),
-            sum(map(str.isupper, text)),
-            sum(map(str.isdigit, text)),
-            *(text.count(mark) for mark in ".'\",?!:("),
-        ]
-        for text in texts
-    ]
-    logs = np.log1p(np.array(counts, float))
-    spread = logs.std(axis=0)
-    return sp.csr_array(0.1 * (logs - logs.mean(axis=0)) / np.where(spread > 0, spread, 1))
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    runs = TfidfVectorizer(ngram_range=(4, 4), analyzer="char", sublinear_tf=True)
+    return sp.csr_array(words.fit_transform(texts)), sp.csr_array(runs.fit_transform(texts))
 
 
 def _beside(*features: sp.csr_array) -> sp.csr_array:
