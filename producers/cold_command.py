@@ -17,6 +17,7 @@ from provender.plugin.world import World
 from provender.producers.cold import Cold, Supplement, supplement
 from provender.producers.job import Job
 from provender.producers.online_refresh import Loaded, OnlineRefresh
+from provender.producers.shipped import check_transra
 from provender.producers.stages import stages, tell_bad_rows
 
 
@@ -45,11 +46,13 @@ def cold(
     hour or so; the next refresh learns them with all others.
     """
     place = Home(home)
+    views = views_in_repo(repo or place.repo)
+    check_transra(views, family, "`provender linksage stream` embeds pages as they are crawled.")
     job = Job.declare(
         World.load(world_path or place.world),
         data or place.data,
         place,
-        views_in_repo(repo or place.repo),
+        views,
         family=family,
         version=version,
     )

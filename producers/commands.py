@@ -39,6 +39,7 @@ from provender.producers.refresh import (
 )
 from provender.producers.shipped import (
     AnyJob,
+    check_transra,
     compute,
     declare,
     families_shipped,
@@ -215,7 +216,9 @@ def graph(
     version: int | None,
 ) -> None:
     """Show what the events before a time become: rows, edges, and who has any."""
-    job = _Place.at(home, world_path, data, repo).job(family, version, "cpu")
+    place = _Place.at(home, world_path, data, repo)
+    check_transra(place.views, family, "`provender linksage graph` shows theirs.")
+    job = place.job(family, version, "cpu")
     cut = as_of or job.world.dates.as_ofs()[-1]
     with stages(f"{cut:%Y-%m-%d}") as on_stage:
         events, built = read_graph(job, cut, job.home.runs / "graph", on_stage)
@@ -242,7 +245,14 @@ def evaluate(
     """Predict the links of the days after the last as-of date, beside popularity and chance."""
     if context.invoked_subcommand is not None:
         return
-    job = _Place.at(home, world_path, data, repo).job(family, version, device)
+    place = _Place.at(home, world_path, data, repo)
+    check_transra(
+        place.views,
+        family,
+        "`provender refresh` judges each refresh of it by the next, as `provender lineage` shows; "
+        "`provender evaluate linksage` learns and judges a page set given as files.",
+    )
+    job = place.job(family, version, device)
     start, end = job.world.dates.evaluation()
     with stages("evaluate") as on_stage:
         trained = restore(job, start, on_stage)
@@ -335,7 +345,7 @@ def _refreshes(done: Sequence[tuple[Refresh, float]]) -> Table:
                 f"{result.as_of:%Y-%m-%d}",
                 manifest.view,
                 f"{manifest.rows:,}",
-                f"{manifest.metrics.get('edges') or 0:,.0f}",
+                "-" if (edges := manifest.metrics.get("edges")) is None else f"{edges:,.0f}",
                 "done before" if result.done_before else f"{seconds:.1f}",
                 result.run_id.rpartition("-")[2],
             )

@@ -69,6 +69,22 @@ def producer_of(views: Sequence[DeclaredView], family: str) -> str:
     return views_of_family(views, family)[0].spec.producer
 
 
+def check_transra(views: Sequence[DeclaredView], family: str | None, instead: str) -> None:
+    """Raise ConfigError for a family that LinkSage makes, where a command is TransRA's alone.
+
+    Args:
+        instead: what to do with views of pages.
+    """
+    made_by = {view.spec.producer for view in views if view.spec.family == family}
+    if page_job.PRODUCER in made_by:
+        raise ConfigError(
+            f"family {family}",
+            found=f"views that {page_job.PRODUCER} makes",
+            expected=f"a family of {transra_job.PRODUCER}, which this command is for",
+            remedy=instead,
+        )
+
+
 def numbers_of_family(views: Sequence[DeclaredView], family: str) -> list[int]:
     """Return a family's versions, ascending; raises ConfigError where nobody here makes them."""
     return list(versions_of(views, producer_of(views, family), family))

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from provender.plugin.errors import ConfigError
 
 NodeType = Literal["page", "pin", "board", "link"]
-#: What has no bearing on the result.
+#: What has no bearing on the result; of the walkers, torch's two names.
 NOT_SHAPING = {"training": {"checkpoint_minutes"}, "walks": {"walker"}}
 
 
@@ -231,4 +231,6 @@ class LinkSageConfig(_Section):
     def hash(self) -> str:
         """SHA-256 of all that shapes the vectors."""
         shape = self.model_dump(mode="json", exclude=NOT_SHAPING)
+        if self.walks.walker == "dgl":  # It draws otherwise: other neighbours are found.
+            shape["walks"]["walker"] = "dgl"
         return hashlib.sha256(json.dumps(shape, sort_keys=True).encode()).hexdigest()

@@ -57,7 +57,7 @@ class Embedded:
     def save(self, path: Path) -> None:
         """Write a Parquet file, a row a page."""
         lists = [
-            pa.ListArray.from_arrays(pa.array(self.offsets.astype(np.int32)), pa.array(each))
+            pa.LargeListArray.from_arrays(pa.array(self.offsets), pa.array(each))
             for each in (self.neighbours, self.visits)
         ]
         table = pa.table([self.keys, self.content, *lists], ["key", "content", *_LISTS])
@@ -173,10 +173,9 @@ def _distance(now: Embedded, before: Embedded, former: NDArray[np.int64]) -> NDA
 
 def _identities(file: Path) -> tuple[pa.Array[Any], Hashes]:
     """The keys of pages or pins, and a hash of each one's key and content."""
-    table = pq.read_table(file, columns=["key", "content_hash"]).combine_chunks()
-    keys = table["key"].combine_chunks()
-    named = pc.binary_join_element_wise(
-        keys.cast(pa.string()), table["content_hash"].combine_chunks().cast(pa.string()), "\n"
-    )
-    hashes: Hashes = pd.util.hash_array(named.to_numpy(zero_copy_only=False), categorize=False)
-    return keys, hashes
+    rows, hashes = pq.ParquetFile(file), [np.empty(0, np.uint64)]
+    for batch in rows.iter_batches(columns=["key", "content_hash"]):
+        key, content = (batch[name].cast(pa.string()) for name in ("key", "content_hash"))
+        named = pc.binary_join_element_wise(key, content, "\n").to_numpy(zero_copy_only=False)
+        hashes.append(pd.util.hash_array(named, categorize=False))
+    return rows.read(["key"])["key"].combine_chunks(), np.concatenate(hashes)

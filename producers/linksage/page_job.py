@@ -63,12 +63,13 @@ class PageJob:
 
         Raises ConfigError where the repo has no such view of this producer, where its views have
         several dims or keys of another type than the world declares, are of another entity or of a
-        facet, or where settings do not fit; MappingError where the declared tables don't.
+        facet, where settings do not fit, or where a model would be trained into a space that it
+        can't keep; MappingError where the declared tables don't fit.
         """
         mine = the_version(views, PRODUCER, family, version)
         first = mine[0].spec
         name = f"version {first.version} of family {first.family}"
-        for field in ("dim", "nested_dims", "space"):
+        for field in ("dim", "nested_dims", "space", "anchored_to"):
             the_one(name, field, [getattr(view.spec, field) for view in mine])
         for view in mine:
             _check_view(view)
@@ -83,7 +84,9 @@ class PageJob:
         sources, settings = split(section, f"{world.path or 'world'}: {where}")
         config = LinkSageConfig.parse(_with_dims(settings, first, where), where)
         _check_tables(sources, world)
-        return cls(world, data, home, tuple(v.spec for v in mine), sources, config, device)
+        job = cls(world, data, home, tuple(v.spec for v in mine), sources, config, device)
+        _check_space(job, where)
+        return job
 
     @property
     def family(self) -> str:
@@ -99,6 +102,12 @@ class PageJob:
     def anchored_to(self) -> int | None:
         """The version in whose space this one stays."""
         return self.specs[0].anchored_to
+
+    @property
+    def learns_space(self) -> bool:
+        """Whether pins' vectors are trained with the model: each training makes another space."""
+        targets = self.config.training.targets
+        return targets == "joint" or (targets is None and self.sources.pins.target is None)
 
     @property
     def key_types(self) -> dict[str, str]:
@@ -159,6 +168,25 @@ def _check_view(view: DeclaredView) -> None:
             expected="none: LinkSage has no relations to be seen by",
             remedy="Leave facet out in embedding_views.py.",
         )
+
+
+def _check_space(job: PageJob, where: str) -> None:
+    """Raise ConfigError where a model with a space of its own is to stay in one that is there."""
+    named = f"version {job.version} of family {job.family}"
+    asked = {
+        f"section {where}, incremental.full_after_days": job.config.incremental.full_after_days,
+        f"{named}, anchored_to": job.anchored_to,
+    }
+    for thing, value in asked.items():
+        if job.learns_space and value is not None:
+            raise ConfigError(
+                thing,
+                found=f"{value:g}",
+                expected=f"none: {named} trains its pins' vectors along, and each training makes "
+                "another space",
+                remedy="Leave it out and declare a new version with a space of its own, or give "
+                "pins' vectors (`pins.target`), whose space stays.",
+            )
 
 
 def _check_tables(sources: PageSources, world: World) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from provender.plugin.files import stamp, whole_folder
 from provender.plugin.manifest import RunInfo
 from provender.plugin.snapshot import Snapshot
 from provender.plugin.spec import EmbeddingSpec
-from provender.producers.drift_gate import newest_before
+from provender.producers.linksage.config import NOT_SHAPING
 from provender.producers.linksage.feature_reuse import FormerFeatures
 from provender.producers.linksage.features import (
     ENCODERS,
@@ -43,7 +43,8 @@ from provender.producers.linksage.page_embedding import embed_pages, embed_pins
 from provender.producers.linksage.page_folds import neighbours_apart
 from provender.producers.linksage.page_graph import PageGraph, build_graph
 from provender.producers.linksage.page_job import PRODUCER, PageJob
-from provender.producers.linksage.page_model import PageModel
+from provender.producers.linksage.page_lineage import check_first, is_own, parent_of
+from provender.producers.linksage.page_model import PageModel, takes_given
 from provender.producers.linksage.page_neighbours import Neighbours, find_neighbours
 from provender.producers.linksage.page_quality import quality_since
 from provender.producers.linksage.page_tables import PageSet, read_page_set
@@ -76,21 +77,19 @@ class PageRun:
         try:
             about = json.loads((place / _ABOUT).read_bytes())
             embedded = Embedded.load(place / _EMBEDDED)
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-            raise CheckpointError(
-                f"run {folder.name}",
-                found=f"{type(error).__name__}: {error}",
-                expected="the model that a refresh of LinkSage goes on from",
-                remedy=f"Restore {folder}, or declare a new version.",
-            ) from None
-        vectors, model = load_vectors(place / "vectors"), PageModel.load(place / "weights")
+            vectors, model = load_vectors(place / "vectors"), PageModel.load(place / "weights")
+        except (OSError, ValueError, KeyError, pa.ArrowException, CheckpointError) as error:
+            raise _gone(folder, error) from None
         return cls(folder, vectors, model, embedded, about)
 
     def features(self) -> FormerFeatures:
         """What its rows showed, and the encoders of that."""
         place = self.folder / FEATURES
-        rows = PageSet.open(self.folder / ROWS)
-        return FormerFeatures(rows, open_features(place), place / ENCODERS)
+        try:
+            rows = PageSet.open(self.folder / ROWS)
+            return FormerFeatures(rows, open_features(place), place / ENCODERS)
+        except (OSError, ValueError, KeyError, CheckpointError) as error:
+            raise _gone(self.folder, error) from None
 
     def save(self, root: Path) -> None:
         """Keep it, whole or not at all."""
@@ -100,6 +99,16 @@ class PageRun:
             self.model.save(staged / "weights")
             self.embedded.save(staged / _EMBEDDED)
             (staged / _ABOUT).write_text(json.dumps(self.about, indent=1))
+
+
+def _gone(folder: Path, error: Exception) -> CheckpointError:
+    told = error.found if isinstance(error, CheckpointError) else None
+    return CheckpointError(
+        f"run {folder.name}",
+        found=told or f"{type(error).__name__}: {error}",
+        expected="what a refresh of LinkSage goes on from",
+        remedy=f"Restore {folder}, or declare a new version.",
+    )
 
 
 def refresh_pages(
@@ -116,10 +125,11 @@ def refresh_pages(
     `dry_run` nothing is published in any case.
 
     Raises ConfigError where the settings of the model are others than the version was trained
-    with, CheckpointError where what the last refresh has kept is gone.
+    with, or where a model would be trained whose space is not the version's; CheckpointError where
+    what the last refresh has kept is gone.
     """
     with job.home.locked("runs"):
-        parent = newest_before(job.home.snapshots, job.specs[0].view_name, as_of)
+        parent = parent_of(job, as_of)
         run_id = page_run_id(job, as_of, parent)
         standing = published(job.home.snapshots, job.specs, as_of, run_id)
         if len(standing) == len(job.specs):
@@ -156,7 +166,9 @@ def _run(
     if (folder / MODEL).is_dir():
         return PageRun.load(folder)
     former = None
-    if parent is not None:
+    if parent is None:
+        check_first(job, as_of)
+    elif is_own(job, parent):
         former = PageRun.load(job.home.runs / parent.manifest.run_id)
         _check_settings(job, former.model)
     made = _Making(job, as_of, folder, former, on_stage)
@@ -187,6 +199,8 @@ class _Making:
     def anew(self) -> PageRun:
         """Fit, train and embed all."""
         config, world = self.job.config, self._prepared(None)
+        if (self.former or self.job.anchored_to) and not takes_given(config, world.features):
+            raise _no_targets(self.job)
         model = train_pages(
             config,
             world.features,
@@ -199,6 +213,8 @@ class _Making:
         now = world.embedded()
         pages = self._embed(model, world, np.arange(len(now.keys)))
         about = self._about(world, self.as_of, {"new": len(pages)})
+        if self.former is not None:
+            about |= self._judged(self.former, world)
         return PageRun(self.folder, self._vectors(model, world, pages), model, now, about)
 
     def incrementally(self, former: PageRun) -> PageRun:
@@ -213,7 +229,8 @@ class _Making:
         return PageRun(
             self.folder,
             self._vectors(former.model, world, pages),
-            former.model,
+            # Its graph and its walks may be other ones by now: streams take them from the model.
+            replace(former.model, config=self.job.config),
             carried(now, former.embedded, found),
             self._about(world, trained, found.counts()) | self._judged(former, world),
         )
@@ -233,7 +250,8 @@ class _Making:
         job, config, tell = self.job, self.job.config, self.on_stage
         tell("read pages", 0, 1, "")
         if (self.folder / ROWS).is_dir():
-            rows = PageSet.open(self.folder / ROWS)
+            # The home may have been moved since they were read.
+            rows = replace(PageSet.open(self.folder / ROWS), data=job.data)
         else:
             rows = read_page_set(
                 job.sources,
@@ -325,15 +343,25 @@ def _since(rows: PageSet, as_of: datetime) -> datetime:
 def _check_settings(job: PageJob, model: PageModel) -> None:
     for name in ("model", "features", "training"):
         wanted, there = getattr(job.config, name), getattr(model.config, name)
-        if wanted != there:
-            fields = type(wanted).model_fields
-            key = next(f for f in fields if getattr(wanted, f) != getattr(there, f))
+        fields = set(type(wanted).model_fields) - NOT_SHAPING.get(name, set())
+        changed = sorted(f for f in fields if getattr(wanted, f) != getattr(there, f))
+        if changed:
+            key = changed[0]
             raise ConfigError(
                 f"section linksage, {name}.{key}, version {job.version} of {job.family}",
                 found=repr(getattr(wanted, key)),
                 expected=f"{getattr(there, key)!r}, as its model was trained with",
                 remedy="Declare another version for it: vectors of one version share a space.",
             )
+
+
+def _no_targets(job: PageJob) -> ConfigError:
+    return ConfigError(
+        f"targets of pins, version {job.version} of {job.family}",
+        found="no pin with a given vector",
+        expected="given vectors: a pin tower trained anew would make another space",
+        remedy="Correct `pins.target` of the world file, or declare another version.",
+    )
 
 
 def _run_info(job: PageJob, run_id: str, parent: Snapshot | None, run: PageRun) -> RunInfo:
@@ -347,6 +375,7 @@ def _run_info(job: PageJob, run_id: str, parent: Snapshot | None, run: PageRun) 
         window_end=as_of,
         metrics={
             **{f"pages/{name}": float(count) for name, count in counts.items()},
+            "edges": float(sum(run.about["graph"]["edges"]["after min_degree"].values())),
             **run.about.get("quality", {}),
         },
         parent=parent.manifest.run_id if parent else None,

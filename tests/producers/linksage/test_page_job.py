@@ -63,8 +63,15 @@ def test_dims_are_those_of_the_views() -> None:
 def test_what_shapes_the_vectors_shapes_the_hash() -> None:
     base = job([view()])
     assert job([view(ttl=timedelta(days=1))]).config_hash == base.config_hash
-    assert job([view()], world(walks={"walker": "torch"})).config_hash == base.config_hash
-    for other in ({"training": {"epochs": 3}}, {"walks": {"walks": 7}}):
+    minutes = {"training": {"checkpoint_minutes": 1}}
+    for same in ({"walks": {"walker": "torch"}}, minutes):
+        assert job([view()], world(**same)).config_hash == base.config_hash
+    # DGL draws otherwise, and finds other neighbours.
+    for other in (
+        {"training": {"epochs": 3}},
+        {"walks": {"walks": 7}},
+        {"walks": {"walker": "dgl"}},
+    ):
         assert job([view()], world(**other)).config_hash != base.config_hash
     pins = {**SECTION["pins"], "text": ["title", "title"]}
     assert job([view()], world(pins=pins)).config_hash != base.config_hash
@@ -89,12 +96,35 @@ def test_settings_of_one_version() -> None:
         ([view()], {"training": {"epoch": 8}}, "training.epoch: found an unknown key"),
         ([view()], {"walks": 3}, "section linksage, walks: found 3; expected"),
         ([view()], {"families": {"x": {}}}, "linksage: families: found settings of family 'x'"),
+        (
+            [view()],
+            {"incremental": {"full_after_days": 7}},
+            "incremental.full_after_days: found 7; expected none: version 1 of family linksage",
+        ),
+        (
+            [view(), view(version=2, anchored_to=1, space="linksage_v1")],
+            {},
+            "version 2 of family linksage, anchored_to: found 1; expected none",
+        ),
     ],
 )
 def test_what_makes_no_job(views: list[DeclaredView], section: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigError) as caught:
         job(views, world(**section))
     assert line in str(caught.value)
+
+
+def test_a_space_of_given_vectors_can_be_kept() -> None:
+    given = world(pins={**SECTION["pins"], "target": "vector"}, incremental={"full_after_days": 7})
+    views = [view(space="pinsage"), view(version=2, anchored_to=1, space="pinsage")]
+    assert [job(views, given, version=n).learns_space for n in (1, 2)] == [False, False]
+    with pytest.raises(ConfigError, match="full_after_days: found 7; expected none"):
+        job(
+            views,
+            given.model_copy(
+                update={"linksage": {**given.linksage, "training": {"targets": "joint"}}}
+            ),
+        )
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ import pytest
 
 from provender.plugin.errors import CheckpointError, ConfigError
 from provender.plugin.files import remove_folder
-from provender.plugin.snapshot import Snapshot, find_snapshot
+from provender.plugin.home import Home
+from provender.plugin.snapshot import Snapshot, find_snapshot, remove_snapshot
 from provender.producers.linksage.features import ENCODERS, compute_features
 from provender.producers.linksage.page_embedding import embed_pages
 from provender.producers.linksage.page_graph import build_graph
+from provender.producers.linksage.page_lineage import parent_of
 from provender.producers.linksage.page_neighbours import find_neighbours
-from provender.producers.linksage.page_refresh import FEATURES, PageRun, refresh_pages
+from provender.producers.linksage.page_refresh import FEATURES, ROWS, PageRun, refresh_pages
 from provender.producers.linksage.page_tables import read_page_set
 from provender.producers.refresh import Refresh
 from tests.producers.linksage.page_world import PageWorld, day, quiet
@@ -183,3 +187,124 @@ def test_a_run_that_is_gone_is_named(second: tuple[PageWorld, Refresh], tmp_path
     finally:
         remove_folder(world.home.runs, gone)
         kept.rename(gone)
+
+
+def moved(world: PageWorld, path: Path) -> PageWorld:
+    """A copy of a world and of all that was made of it, in another home."""
+    shutil.copytree(world.home.path, path)
+    return replace(copy.deepcopy(world), home=Home(path))
+
+
+@pytest.mark.parametrize("part", [ROWS, FEATURES])
+def test_a_part_of_a_run_that_is_gone_is_named(
+    second: tuple[PageWorld, Refresh], tmp_path: Path, part: str
+) -> None:
+    world, done = moved(second[0], tmp_path / "home"), second[1]
+    remove_folder(world.home.runs, world.home.runs / done.run_id / part)
+    with pytest.raises(CheckpointError, match=f"run {done.run_id}: .* declare a new version"):
+        refresh_pages(world.job(), day(3), quiet)
+
+
+def test_the_manifest_tells_the_edges_of_the_graph(first: PageWorld) -> None:
+    found = find_snapshot(first.home.snapshots, "page_linksage_v1", day(1))
+    links = {(pin["pin_id"], pin["page_id"]) for pin in first.pins}
+    boards = {(save["user"], save["pin_id"]) for save in first.saves}
+    assert found is not None
+    assert found.manifest.metrics["edges"] == len(links) + len(boards) + len(first.pages)
+
+
+def test_a_run_killed_between_its_views_writes_the_other(
+    second: tuple[PageWorld, Refresh], tmp_path: Path
+) -> None:
+    world, done = moved(second[0], tmp_path / "home"), second[1]
+    before = vectors(world, 2, "pin_linksage_v1")
+    lost = find_snapshot(world.home.snapshots, "pin_linksage_v1", day(2))
+    assert lost is not None
+    remove_snapshot(world.home.snapshots, lost.path)
+    again = refresh_pages(world.job(), day(2), quiet)
+    assert (again.run_id, again.done_before) == (done.run_id, False)
+    after = vectors(world, 2, "pin_linksage_v1")
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[key], after[key]) for key in before)
+
+
+def test_graph_and_walks_may_change_under_a_version_and_go_with_its_model(
+    second: tuple[PageWorld, Refresh], tmp_path: Path
+) -> None:
+    world = moved(second[0], tmp_path / "home")
+    training = {"epochs": 2, "batch_size": 32, "negatives": 32, "checkpoint_minutes": 1.0}
+    job = world.job(walks={"walks": 25, "neighbours": 8}, training=training)
+    done = refresh_pages(job, day(3), quiet)
+    assert PageRun.load(world.home.runs / done.run_id).model.config == job.config
+
+
+def test_no_model_is_trained_before_the_first_of_its_version(first: PageWorld) -> None:
+    with pytest.raises(
+        ConfigError, match="as of 2026-03-01 00:00: found refreshes from 2026-03-02"
+    ):
+        refresh_pages(first.job(), day(0), quiet)
+
+
+def test_a_view_that_joins_a_version_later_takes_its_model(first: PageWorld) -> None:
+    job = first.job()
+    joined = job.specs[1].model_copy(update={"name": "another_pin"})
+    found = parent_of(replace(job, specs=(joined, *job.specs)), day(2))
+    assert found is not None
+    assert found.manifest.as_of == day(1)
+
+
+def test_a_page_that_vanished_and_came_back_is_embedded_as_it_is(
+    second: tuple[PageWorld, Refresh], tmp_path: Path
+) -> None:
+    world = moved(second[0], tmp_path / "home")
+    pages = world.pages
+    world.pages = [page for page in pages if page["page_id"] != CHANGED]
+    world.write()
+    refresh_pages(world.job(), day(3), quiet)
+    assert CHANGED not in vectors(world, 3)
+    world.pages = pages
+    world.write()
+    done = refresh_pages(world.job(), day(4), quiet)
+    assert done.snapshots[0].manifest.metrics["pages/new"] == 1
+    anew = all_anew(world, 4, tmp_path / "anew")
+    np.testing.assert_allclose(vectors(world, 4)[CHANGED], anew[CHANGED], atol=1e-5)
+
+
+def test_pages_around_a_pin_that_shows_something_else_are_embedded(
+    second: tuple[PageWorld, Refresh], tmp_path: Path
+) -> None:
+    world = moved(second[0], tmp_path / "home")
+    world.pins.append({**world.pins[0], "title": "word70 word71", "at": day(2)})
+    world.write()
+    before = all_anew(world, 2, tmp_path / "before")
+    done = refresh_pages(world.job(incremental={"neighbourhood_change": 0.0}), day(3), quiet)
+    assert (done.snapshots[0].manifest.metrics["pages/neighbourhood"] or 0) > 0
+    anew = all_anew(world, 3, tmp_path / "anew")
+    for key, vector in vectors(world, 3).items():
+        np.testing.assert_allclose(vector, anew[key], atol=1e-5)
+    assert any(not np.allclose(before[key], anew[key], atol=1e-3) for key in anew)
+
+
+def test_an_old_model_of_given_targets_is_trained_anew_in_their_space(tmp_path: Path) -> None:
+    world = PageWorld.planted(tmp_path / "home")
+    rng = np.random.default_rng(0)
+    topics = rng.normal(size=(6, 16))
+    for number, pin in enumerate(world.pins):
+        pin["vector"] = (topics[number % 6] + 0.3 * rng.normal(size=16)).tolist()
+    world.write()
+    pins = {"table": "pins", "key": "pin_id", "text": ["title"], "time": "at", "target": "vector"}
+    job = world.job(pins=pins, incremental={"full_after_days": 2})
+    runs = [refresh_pages(job, day(number), quiet) for number in (1, 2, 3)]
+    trained = [each.snapshots[0].manifest.notes["trained_as_of"] for each in runs]
+    assert trained == [day(1).isoformat(), day(1).isoformat(), day(3).isoformat()]
+    assert runs[2].snapshots[0].manifest.parent == runs[1].run_id
+    given = vectors(world, 3, "pin_linksage_v1")
+    for pin in world.pins:
+        unit = np.array(pin["vector"]) / np.linalg.norm(pin["vector"])
+        np.testing.assert_allclose(given[pin["pin_id"]], unit, atol=1e-5)
+    for pin in world.pins:
+        pin["vector"] = None
+    world.pins.append({**world.pins[0], "pin_id": 20_000, "at": day(9), "vector": [1.0] * 16})
+    world.write()
+    with pytest.raises(ConfigError, match="targets of pins"):
+        refresh_pages(job, day(5), quiet)
