@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from importlib.resources import files
 from pathlib import Path
 
 import click
@@ -90,6 +91,8 @@ def demo(
             remedy="Give it with --data FOLDER.",
         )
     world = World.load(chosen)
+    if not world.linksage:
+        _leave_out(repo / "page_views.py")
     _settle(chosen, place)
     if data is None:
         data = place.data
@@ -105,6 +108,13 @@ def demo(
     _provender("rank", *at_home, "--seeds", seeds, "--backfills")
     _provender("request", *at_home, "--candidates", candidates)
     _summary(home, time.perf_counter() - started)
+
+
+def _leave_out(declared: Path) -> None:
+    """Remove views that the world has nothing for, unless somebody has made them his own."""
+    shipped = files("provender.feature_repo") / declared.name
+    if declared.is_file() and declared.read_bytes() == shipped.read_bytes():
+        declared.unlink()
 
 
 def _find_world(repo: Path, name: str) -> Path:
