@@ -37,7 +37,8 @@ def test_two_repos_in_one_process_are_not_mixed(tmp_path: Path) -> None:
         lay_out(tmp_path / name)
         views = tmp_path / name / "embedding_views.py"
         views.write_text(views.read_text().replace("dim=64", f"dim={dim}"))
-        assert {view.spec.dim for view in views_in_repo(tmp_path / name)} == {dim}
+        found = {view.spec.view_name: view.spec.dim for view in views_in_repo(tmp_path / name)}
+        assert found["user_transra_v1"] == found["pin_transra_v1"] == dim
 
 
 def test_the_type_of_the_keys_is_told(tmp_path: Path) -> None:
