@@ -164,7 +164,7 @@ def open_features(folder: Path) -> Features:
             f"features in {folder}",
             found=f"{type(error).__name__}: {error}",
             expected="features as they were computed",
-            remedy="Delete the folder: they are computed again.",
+            remedy="Restore it; if its run is not finished, delete it: they are computed again.",
         ) from None
 
 
