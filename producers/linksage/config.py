@@ -105,9 +105,16 @@ class FeatureConfig(_Section):
 class ModelConfig(_Section):
     """The page encoder."""
 
-    dim: int = Field(256, ge=1, description="The length of page vectors.")
+    dim: int = Field(
+        256,
+        ge=1,
+        description="The length of page vectors; `evaluate` follows that of given targets where "
+        "nothing is said.",
+    )
     nested_dims: tuple[int, ...] = Field(
-        (16, 32, 64, 128), description="Prefixes that are trained as embeddings themselves."
+        (16, 32, 64, 128),
+        description="Prefixes that are trained as embeddings themselves; where nothing is said, "
+        "those of the default that are below dim.",
     )
     nested_weights: tuple[float, ...] | None = Field(
         None, description="Of the losses of nested_dims and dim; null weighs all alike."
@@ -132,6 +139,9 @@ class ModelConfig(_Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if "nested_dims" not in self.model_fields_set:
+            below = tuple(dim for dim in self.nested_dims if dim < self.dim)
+            self.__dict__["nested_dims"] = below  # a frozen model has no other way
         dims = (*self.nested_dims, self.dim)
         if any(small >= large for small, large in pairwise(dims)):
             raise ValueError("nested_dims ascending and below dim")
@@ -226,6 +236,22 @@ class LinkSageConfig(_Section):
                 else first["msg"].removeprefix("Value error, "),
                 remedy="`provender linksage settings` lists all keys with their meaning.",
             ) from None
+
+    def following(self, targets: int | None, where: str = "linksage") -> LinkSageConfig:
+        """Itself with `model.dim` as long as given vectors of pins, if nothing is said of it.
+
+        Args:
+            targets: how long they are; None without any.
+            where: what messages call the configuration.
+
+        Raises ConfigError where nested_dims, or their weights, do not fit this length.
+        """
+        if targets is None or self.training.targets == "joint":
+            return self
+        if "dim" in self.model.model_fields_set:
+            return self
+        model = {**self.model.model_dump(exclude_unset=True), "dim": targets}
+        return self.model_copy(update={"model": self.parse({"model": model}, where).model})
 
     @property
     def hash(self) -> str:

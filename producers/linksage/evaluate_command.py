@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import click
-import numpy as np
 import pyarrow as pa
 from rich.table import Table
 
@@ -23,21 +22,25 @@ from provender.plugin.files import whole_folder, write_whole
 from provender.plugin.options import FOLDER
 from provender.producers.linksage.config import LinkSageConfig
 from provender.producers.linksage.declarations import PageSources
+from provender.producers.linksage.dropped_rows import dropped_rows
 from provender.producers.linksage.outcome_files import click_features, read_outcomes
-from provender.producers.linksage.page_clicks import Verdict, judge_clicks
+from provender.producers.linksage.page_clicks import Verdict, differing, judge_clicks
 from provender.producers.linksage.page_evaluation import (
     GROUPS,
     Embeddings,
     PageTask,
     baselines,
+    check_groups,
     compared,
+    judged,
     learn,
     prepare,
 )
 from provender.producers.linksage.page_files import declare_files
-from provender.producers.linksage.quality import Quality, judge
+from provender.producers.linksage.quality import Quality
 from provender.producers.linksage.quality_report import write_report
 from provender.producers.linksage.top_pins import top_pins
+from provender.producers.linksage.work_folder import check_new, held
 from provender.producers.stages import stages
 from provender.producers.vectors import Vectors, save_vectors
 
@@ -112,26 +115,28 @@ def linksage(
     content = load_yaml(config_path) if config_path else {}
     config = _config(content, where, {"epochs": epochs, "seed": seed})
     declared = declare_files(files, content, where, hold_out=hold_out, seed=config.training.seed)
-    with TemporaryDirectory() as scratch, stages("linksage") as on_stage:
-        place = work or Path(scratch)
-        place.mkdir(parents=True, exist_ok=True)
+    if save is not None:
+        check_new("--save", save)
+    with (
+        TemporaryDirectory() as scratch,
+        held(work or Path(scratch)) as place,
+        stages("linksage") as on_stage,
+    ):
         task = prepare(declared, images, config, place, on_stage)
+        for line in dropped_rows(task.rows.report):
+            log.print(line, style="yellow")
+        config = config.following(_length(task), where)
+        check_groups(task, groups)
+        fared = read_outcomes(outcomes, task) if outcomes is not None else None
+        if fared is not None:
+            differing(fared)  # what can't be judged is said before anything is trained
         made = learn(task, config, place / "model", device, on_stage)
         rankings = baselines(task) | compared(task, config, groups, place, device, on_stage)
         on_stage("judge", 0, 1, "")
-        quality = judge(
-            made.pages,
-            made.pins,
-            task.test,
-            task.known,
-            config.model.nested_dims,
-            config.training.seed,
-            baselines=rankings,
-        )
+        quality = judged(task, made, config, rankings)
         on_stage("judge", 1, 1, "")
         clicks: dict[str, Verdict] = {}
-        if outcomes is not None:
-            fared = read_outcomes(outcomes, task)
+        if fared is not None:
             clicks = judge_clicks(fared, click_features(task, made, fared), config.training.seed)
         if html is not None:
             shown = top_pins(task.rows, made.pages, made.pins, task.test, task.known)
@@ -143,7 +148,9 @@ def linksage(
     if clicks:
         console.print(_clicks(clicks))
     if report_path is not None:
-        write_whole(report_path, json.dumps(_told(quality, config, clicks), indent=2).encode())
+        write_whole(
+            report_path, json.dumps(_told(quality, config, clicks, task), indent=2).encode()
+        )
         log.print(f"written to {report_path}")
 
 
@@ -155,16 +162,27 @@ def _config(content: Mapping[str, Any], where: str, given: Mapping[str, Any]) ->
     return config.model_copy(update={"training": training})
 
 
+def _length(task: PageTask) -> int | None:
+    """Of the pins' given vectors."""
+    targets = task.features.targets
+    return None if targets is None else targets.shape[1]
+
+
 def _told(
-    quality: Quality, config: LinkSageConfig, clicks: Mapping[str, Verdict]
+    quality: Quality, config: LinkSageConfig, clicks: Mapping[str, Verdict], task: PageTask
 ) -> dict[str, Any]:
     told = {name: asdict(one) for name, one in clicks.items()}
-    return {**quality.to_json(), "clicks": told, "config": config.model_dump(mode="json")}
+    return {
+        **quality.to_json(),
+        "clicks": told,
+        "rows": task.rows.report,
+        "config": config.model_dump(mode="json"),
+    }
 
 
 def _save(folder: Path, task: PageTask, made: Embeddings) -> None:
     """Write the vectors of pages and pins, whole or not at all."""
-    given = np.isfinite(made.pins).all(axis=1)
+    given = made.there
     vectors = {
         "page": Vectors(task.features.pages.keys, made.pages),
         "pin": Vectors(task.features.pins.keys.filter(pa.array(given)), made.pins[given]),

@@ -137,15 +137,7 @@ def judge_clicks(outcomes: Outcomes, seen: Mapping[str, Seen], seed: int = 0) ->
     Raises TrainingError where no two pins of a page differ significantly.
     """
     times = _times(outcomes.time)
-    tried, late = (outcomes.significant(mask) for mask in (times.tried, times.late))
-    for when, pairs in (("to choose a penalty by", tried), ("to judge by", late)):
-        if not len(pairs):
-            raise TrainingError(
-                "outcomes",
-                found=f"no two pins of a page that differ significantly {when}",
-                expected="some in the last fifth of the time, and some in the one before",
-                remedy="Give outcomes of more pages, or of more impressions each.",
-            )
+    tried, late = differing(outcomes)
     ranked = {name: _ranked(outcomes, each, times, tried, late) for name, each in seen.items()}
     (first, _), *_ = ranked.values()
     pages = outcomes.page[late[:, 0]]
@@ -160,6 +152,24 @@ def judge_clicks(outcomes: Outcomes, seen: Mapping[str, Seen], seed: int = 0) ->
         )
         for name, (right, penalty) in ranked.items()
     }
+
+
+def differing(outcomes: Outcomes) -> tuple[Rows, Rows]:
+    """Pairs (m, 2) of rows to choose a penalty by, and to judge by; the better one comes first.
+
+    Raises TrainingError where there are none.
+    """
+    times = _times(outcomes.time)
+    tried, late = (outcomes.significant(mask) for mask in (times.tried, times.late))
+    for when, pairs in (("to choose a penalty by", tried), ("to judge by", late)):
+        if not len(pairs):
+            raise TrainingError(
+                "outcomes",
+                found=f"no two pins of a page that differ significantly {when}",
+                expected="some in the last fifth of the time, and some in the one before",
+                remedy="Give outcomes of more pages, or of more impressions each.",
+            )
+    return tried, late
 
 
 def _times(time: Floats) -> _Times:

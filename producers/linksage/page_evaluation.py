@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from provender.plugin.errors import ConfigError
+from provender.plugin.errors import ConfigError, TrainingError
 from provender.producers.linksage.config import LinkSageConfig
+from provender.producers.linksage.dropped_rows import dropped_rows
 from provender.producers.linksage.features import Features, NodeFeatures, compute_features
 from provender.producers.linksage.page_embedding import embed_pages, embed_pins
 from provender.producers.linksage.page_files import TEST, PageFiles
@@ -31,6 +32,9 @@ from provender.producers.linksage.page_ranking import (
 )
 from provender.producers.linksage.page_tables import PageSet, read_page_set
 from provender.producers.linksage.page_training import train_pages
+from provender.producers.linksage.page_training_state import fingerprint
+from provender.producers.linksage.quality import Quality, judge
+from provender.producers.linksage.work_folder import ROWS
 from provender.producers.refresh import OnStage
 
 Floats = NDArray[np.float32]
@@ -57,19 +61,31 @@ class PageTask:
 
 @dataclass(frozen=True, eq=False)
 class Embeddings:
-    """A model and its vectors of all pages (n, dim) and pins (q, dim), of norm 1."""
+    """A model and its vectors of all pages (n, dim) and pins (q, dim), of norm 1.
+
+    A pin without a given vector, where these are the targets, has a row of NaN.
+    """
 
     model: PageModel
     pages: Floats
     pins: Floats
 
+    @property
+    def there(self) -> NDArray[np.bool_]:
+        """Which pins have a vector: bool (q,)."""
+        return np.asarray(np.isfinite(self.pins).all(axis=1) & self.pins.any(axis=1))
+
 
 def prepare(
     files: PageFiles, data: Path, config: LinkSageConfig, work: Path, on_stage: OnStage
 ) -> PageTask:
-    """Read a page set, and compute features, graph and neighbours without the test's pairs."""
+    """Read a page set, and compute features, graph and neighbours without the test's pairs.
+
+    Raises TrainingError without pairs to learn from or to find.
+    """
     on_stage("read pages", 0, 1, "")
-    rows = read_page_set(files.sources, files.tables, data, work / "rows")
+    rows = read_page_set(files.sources, files.tables, data, work / ROWS)
+    _check_pairs(rows)
     on_stage("read pages", 1, 1, "")
     on_stage("features", 0, 1, "")
     features = compute_features(rows, config.features, work / "features")
@@ -86,13 +102,17 @@ def prepare(
 def learn(
     task: PageTask, config: LinkSageConfig, folder: Path, device: str, on_stage: OnStage
 ) -> Embeddings:
-    """Train a model on a task and embed all of its pages and pins."""
+    """Train a model on a task and embed all of its pages and pins.
+
+    What training keeps is in a folder of its own in `folder`, by what the model is made of.
+    """
+    mark = fingerprint(config, task.features, task.graph, task.apart)
     model = train_pages(
         config,
         task.features,
         task.graph,
         task.apart,
-        folder,
+        folder / mark[:16],
         device,
         on_progress=lambda at: on_stage(
             "train", at.step, at.total, f"loss {at.loss:.3f}, {at.rate:,.0f} positives/s"
@@ -107,6 +127,43 @@ def learn(
         on_progress=lambda done, total: on_stage("embed", done, total, ""),
     )
     return Embeddings(model, pages, embed_pins(model, task.features, device=device))
+
+
+def judged(
+    task: PageTask, made: Embeddings, config: LinkSageConfig, rankings: Mapping[str, Scorer]
+) -> Quality:
+    """How well the test's pairs are found, and by other rankings of the same pins.
+
+    Pins without a vector can't be found: they are no candidates, and pairs of theirs are passed
+    over; the notes tell how many.
+
+    Raises TrainingError where all pairs are.
+    """
+    there = made.there
+    place = np.cumsum(there) - 1
+
+    def kept(pairs: Pairs) -> Pairs:
+        good = there[pairs.pins]
+        return Pairs(pairs.pages[good], place[pairs.pins[good]])
+
+    def among(scorer: Scorer) -> Scorer:
+        return lambda rows: scorer(rows)[:, there]
+
+    test, known = kept(task.test), kept(task.known)
+    quality = judge(
+        made.pages,
+        made.pins[there],
+        test,
+        known,
+        config.model.nested_dims,
+        config.training.seed,
+        baselines={name: among(each) for name, each in rankings.items()},
+    )
+    gone = {
+        "pins_without_vector": int((~there).sum()),
+        "test_pairs_without_vector": len(task.test.pins) - len(test.pins),
+    }
+    return replace(quality, notes={**quality.notes, **gone})
 
 
 def baselines(task: PageTask) -> dict[str, Scorer]:
@@ -189,6 +246,31 @@ def without(task: PageTask, config: LinkSageConfig, group: str) -> tuple[PageTas
     return replace(task, graph=graph, neighbours=neighbours, apart=apart), config
 
 
+def check_groups(task: PageTask, groups: tuple[str, ...]) -> None:
+    """Raise ConfigError for a group of which there is nothing, or without which there is nothing.
+
+    So that it is known before anything is trained.
+    """
+    nodes = (task.features.pages, task.features.pins)
+    links = {name for ends, each in task.graph.edges.items() if len(each.targets) for name in ends}
+    there = {
+        "neighbours": bool(links),
+        "text": any(each.text.any() for each in nodes),
+        "images": any(len(each.images) for each in nodes),
+        "boards": "board" in links,
+        "links": "link" in links,
+    }
+    for group in groups:
+        other = {"text": "images", "images": "text"}.get(group)
+        if not there[group] or (other and not there[other]):
+            raise ConfigError(
+                f"--without {group}",
+                found=f"no {group if not there[group] else other} in this page set",
+                expected="a group that is there, and is not all that there is",
+                remedy="Leave it out.",
+            )
+
+
 def _blind(nodes: NodeFeatures, group: str) -> NodeFeatures:
     """Nodes that show no text, or no images; the lengths of the spaces stay."""
     if group == "text":
@@ -203,6 +285,20 @@ def _walked(graph: PageGraph, config: LinkSageConfig) -> tuple[Neighbours, Neigh
     """The neighbours of all pages, and those of the positives."""
     seed = config.training.seed
     return find_neighbours(graph, config.walks, seed), neighbours_apart(graph, config.walks, seed)
+
+
+def _check_pairs(rows: PageSet) -> None:
+    kinds = pq.read_table(rows.pairs, columns=["kind"])["kind"]
+    to_find = pc.sum(pc.equal(kinds, TEST)).as_py() or 0
+    for name, count in (("learn from", len(kinds) - to_find), ("find", to_find)):
+        if not count:
+            told = "; ".join(dropped_rows(rows.report))
+            raise TrainingError(
+                f"pairs to {name}",
+                found=f"none{f' ({told})' if told else ''}",
+                expected="at least one of a pin and a page that are there",
+                remedy="Check the keys, and --test or --hold-out, by which pairs are set aside.",
+            )
 
 
 def _pairs(rows: PageSet, features: Features) -> Iterator[Pairs]:

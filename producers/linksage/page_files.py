@@ -19,7 +19,9 @@ from typing import Any
 from provender.plugin.checked_yaml import check
 from provender.plugin.errors import MappingError
 from provender.plugin.tables import CSV, TableSource, columns_of, open_tables, quoted
+from provender.producers.event_sql import key_of
 from provender.producers.linksage.declarations import PageSources
+from provender.producers.linksage.page_columns import check_columns, key_type_of
 
 _TEXTS = (
     *("title", "headline", "name", "display_name", "short_description", "summary", "description"),
@@ -48,6 +50,8 @@ _KEYS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "boards": {"key": ("board", "board_id"), "pin": ("pin", "pin_id")},
 }
 _ENDS = ("pin", "page")
+#: What holds for pairs that are held out as for the others.
+_SHARED = (*_ENDS, "where", "time", "time_unit")
 _NEEDED = {"pages": ("key",), "pins": ("key",), "pairs": _ENDS, "test": _ENDS}
 #: The kind of pairs that are set aside.
 TEST = "test"
@@ -88,9 +92,12 @@ def declare_files(
     """
     tables = {name: TableSource(path=str(path.absolute())) for name, path in files.items()}
     with TemporaryDirectory() as work, open_tables(tables, Path.cwd(), Path(work)) as connection:
-        columns = {name: list(columns_of(connection, name)) for name in tables}
+        columns = {name: columns_of(connection, name) for name in tables}
     declared = {
-        name: {"table": name, **_columns(name, there, files[name], given.get(name, {}), where)}
+        name: {
+            **_columns(name, list(there), files[name], given.get(name, {}), where),
+            "table": name,
+        }
         for name, there in columns.items()
     }
     for name, one in declared.items():
@@ -98,23 +105,50 @@ def declare_files(
             types = {one[each]: "FLOAT[]" for each in _VECTORS if one.get(each)}
             tables[name] = tables[name].model_copy(update={"types": types})
     pairs, test = declared.pop("pairs"), declared.pop("test", None)
-    kinds, split = _split(pairs, test, hold_out, seed)
+    ends = {
+        name: [_end(name, files[name], one, end, declared, columns) for end in _ENDS]
+        for name, one in (("pairs", pairs), ("test", test))
+        if one is not None
+    }
+    kinds, split = _split(pairs, test, ends, hold_out, seed)
     return PageFiles({**tables, **split}, check(PageSources, {**declared, "pairs": kinds}, where))
 
 
+def _end(
+    table: str,
+    file: Path,
+    declared: Mapping[str, Any],
+    end: str,
+    nodes: Mapping[str, Mapping[str, Any]],
+    columns: Mapping[str, Mapping[str, str]],
+) -> str:
+    """SQL of a pair's pin or page as the text of the key that it will be read as.
+
+    What is written in several ways (1, 1.0) is one key: all rows of a pair get one lot.
+    """
+    column, key = declared[end], nodes[f"{end}s"]["key"]
+    check_columns(table, str(file), {end: column}, columns[table])
+    wanted = key_type_of(columns[f"{end}s"].get(key, ""))
+    found = key_of(f"{table}.{end}", quoted(column), columns[table][column], wanted)
+    return f"({found})::VARCHAR"
+
+
 def _split(
-    pairs: dict[str, Any], test: dict[str, Any] | None, share: float, seed: int
+    pairs: dict[str, Any],
+    test: dict[str, Any] | None,
+    ends_of: Mapping[str, Sequence[str]],
+    share: float,
+    seed: int,
 ) -> tuple[dict[str, Any], dict[str, TableSource]]:
     """The kinds of pairs to learn from and to test by, and the tables that they are in."""
-    ends = [f"{quoted(pairs[end])}::VARCHAR" for end in _ENDS]
+    ends = ends_of["pairs"]
     if test is not None:
-        aside = ", ".join(f"{quoted(test[end])}::VARCHAR" for end in _ENDS)
-        chosen = f"({', '.join(ends)}) IN (SELECT ({aside}) FROM test)"
+        chosen = f"({', '.join(ends)}) IN (SELECT ({', '.join(ends_of['test'])}) FROM test)"
     elif share:
         # The same pairs on every machine, whatever rows there are beside them.
         drawn = f"md5(concat_ws(chr(10), {', '.join(ends)}, '{seed}'))"
         chosen = f"('0x' || {drawn}[:8])::BIGINT < {round(share * 2**32)}"
-        test = {"table": "held_out", **{end: pairs[end] for end in _ENDS}}
+        test = {name: pairs[name] for name in _SHARED if name in pairs} | {"table": "held_out"}
     else:
         return {"pairs": pairs}, {}
     tables = {

@@ -1,0 +1,36 @@
+"""What of a page set's rows was not taken, one line a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+def dropped_rows(report: Mapping[str, Any]) -> Iterator[str]:
+    """Lines of the tables of which something was dropped or left out.
+
+    Args:
+        report: that of a page set (page_tables.PageSet).
+    """
+    for table, told in report.items():
+        if table == "pairs":
+            for kind, each in told.items():
+                yield from _line(f"pairs ({kind})" if kind != table else table, each)
+        else:
+            yield from _line(table, told)
+
+
+def _line(name: str, told: Mapping[str, Any]) -> Iterator[str]:
+    dropped, left_out = told["dropped"], told.get("left_out", {})
+    parts = []
+    if gone := sum(dropped.values()):
+        reasons = _reasons(dropped)
+        parts.append(f"{gone:,} of {told['kept'] + gone:,} rows were dropped ({reasons})")
+    if reasons := _reasons(left_out):
+        parts.append(f"left out of rows that were kept: {reasons}")
+    if parts:
+        yield f"{name}: {'; '.join(parts)}"
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
