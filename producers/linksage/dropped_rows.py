@@ -20,6 +20,18 @@ def dropped_rows(report: Mapping[str, Any]) -> Iterator[str]:
             yield from _line(table, told)
 
 
+def unreadable_images(report: Mapping[str, Any]) -> Iterator[str]:
+    """Lines of the image files that could not be read, with the first of each table.
+
+    Args:
+        report: that of features (features.Features).
+    """
+    for name in ("pages", "pins"):
+        found = report[name]["unreadable_images"]
+        for file, reason in list(found["named"].items())[:1]:
+            yield f"{name}: {found['count']:,} images can't be read, such as {file}: {reason}"
+
+
 def _line(name: str, told: Mapping[str, Any]) -> Iterator[str]:
     dropped, left_out = told["dropped"], told.get("left_out", {})
     parts = []

@@ -22,7 +22,7 @@ from provender.plugin.files import whole_folder, write_whole
 from provender.plugin.options import FOLDER
 from provender.producers.linksage.config import LinkSageConfig
 from provender.producers.linksage.declarations import PageSources
-from provender.producers.linksage.dropped_rows import dropped_rows
+from provender.producers.linksage.dropped_rows import dropped_rows, unreadable_images
 from provender.producers.linksage.outcome_files import click_features, read_outcomes
 from provender.producers.linksage.page_clicks import Verdict, differing, judge_clicks
 from provender.producers.linksage.page_evaluation import (
@@ -123,7 +123,7 @@ def linksage(
         stages("linksage") as on_stage,
     ):
         task = prepare(declared, images, config, place, on_stage)
-        for line in dropped_rows(task.rows.report):
+        for line in (*dropped_rows(task.rows.report), *unreadable_images(task.features.report)):
             log.print(line, style="yellow")
         config = config.following(_length(task), where)
         check_groups(task, groups)
@@ -176,6 +176,7 @@ def _told(
         **quality.to_json(),
         "clicks": told,
         "rows": task.rows.report,
+        "features": task.features.report,
         "config": config.model_dump(mode="json"),
     }
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -121,3 +123,127 @@ def test_what_can_not_be_is_one_line(folder: Path, provender: Provender) -> None
     result = provender("evaluate", "linksage", *told, "--config", folder / "bad.yaml")
     assert result.exit_code == 1
     assert "no column address" in result.output.replace("\n", " ")
+
+
+def small(folder: Path, provender: Provender, told: list[Any], *further: Any) -> str:
+    """What an evaluation of one epoch says."""
+    config = [] if "--config" in further else ["--config", folder / "settings.yaml"]
+    asked = [*told, *config, *further, "--epochs", 1, "--device", "cpu"]
+    return provender("evaluate", "linksage", *asked).output
+
+
+def rewritten(folder: Path, name: str, place: Path, **columns: Any) -> Path:
+    """A table with further columns, or others of these names: functions of a row."""
+    with (folder / f"{name}.csv").open(newline="") as file:
+        rows = [row | {n: make(row) for n, make in columns.items()} for row in csv.DictReader(file)]
+    with place.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return place
+
+
+def test_a_work_folder_serves_again_with_the_same_and_with_other_settings(
+    evaluated: Path, provender: Provender, tmp_path: Path
+) -> None:
+    """Nothing of another run shows: figures are those of a run without a work folder."""
+    told, work = files(evaluated, "pages", "pins", "pairs", "boards"), evaluated / "work"
+    for number, further in enumerate(([], [], ["--seed", 1], ["--hold-out", 0.4])):
+        places = [tmp_path / f"{name}{number}.json" for name in ("again", "alone")]
+        small(evaluated, provender, told, *further, "--work", work, "--report", places[0])
+        small(evaluated, provender, told, *further, "--report", places[1])
+        again, alone = (json.loads(place.read_text()) for place in places)
+        assert again == alone
+
+
+def test_folders_with_other_things_are_left_alone(
+    evaluated: Path, provender: Provender, tmp_path: Path
+) -> None:
+    told = files(evaluated, "pages", "pins", "pairs")
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "mine").write_text("mine")
+    for option in ("--work", "--save"):
+        said = small(evaluated, provender, told, option, tmp_path)
+        assert said.startswith(f"Error: {option} ")
+        assert "expected a new or empty folder" in " ".join(said.split())
+    assert (tmp_path / "rows" / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("form", ["{}.0", " {}", "{}."])
+def test_a_pair_is_set_aside_however_its_keys_are_written(
+    folder: Path, provender: Provender, tmp_path: Path, form: str
+) -> None:
+    """Whole-number keys of a Parquet file of pins; the pairs and the test write them as text."""
+    pins = tmp_path / "pins.parquet"
+    pq.write_table(
+        pa.table({"pin": range(PINS), "title": [f"w{n % 5}" for n in range(PINS)]}), pins
+    )
+    told = ["--pages", folder / "pages.csv", "--pins", pins, "--pairs", folder / "pairs.csv"]
+    test = rewritten(
+        folder, "pairs", tmp_path / "test.csv", pin=lambda row: form.format(row["pin"])
+    )
+    lines = test.read_text().splitlines(keepends=True)
+    test.write_text("".join(lines[:21]))
+    report = tmp_path / "report.json"
+    small(folder, provender, told, "--test", test, "--report", report)
+    found = json.loads(report.read_text())
+    assert found["rows"]["pairs"]["pairs"]["kept"] == PINS - 20
+    assert (found["notes"]["test_pairs"], found["notes"]["known_too"]) == (20, 0)
+
+
+def test_dim_follows_given_vectors_and_pins_without_one_are_no_candidates(
+    folder: Path, provender: Provender, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+
+    def target(row: dict[str, str]) -> str:
+        return "" if int(row["pin"]) % 3 == 0 else json.dumps(rng.normal(size=20).tolist())
+
+    pins = rewritten(folder, "pins", tmp_path / "pins.csv", target=target, image=lambda row: "")
+    told = [*files(folder, "pages", "pairs"), "--pins", pins]
+    config, report = tmp_path / "settings.yaml", tmp_path / "report.json"
+    config.write_text("model: {width: 16, heads: 2, feedforward: 32}\n")
+    small(folder, provender, told, "--config", config, "--report", report)
+    found = json.loads(report.read_text())
+    assert set(found["dims"]) == {"16", "20"}
+    assert (
+        found["test"]["candidates"]
+        == PINS - PINS // 3
+        == PINS - found["notes"]["pins_without_vector"]
+    )
+    config.write_text("model: {nested_dims: [32]}\n")
+    said = small(folder, provender, told, "--config", config)
+    assert "nested_dims ascending and below dim" in " ".join(said.split())
+
+
+def test_rows_that_were_dropped_are_told(
+    folder: Path, provender: Provender, tmp_path: Path
+) -> None:
+    pairs = rewritten(folder, "pairs", tmp_path / "p.csv", page=lambda row: f"{row['page']}x")
+    said = small(folder, provender, [*files(folder, "pages", "pins"), "--pairs", pairs])
+    assert "pairs to learn from: found none" in " ".join(said.split())
+    assert "no such page" in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("time", "says"),
+    [
+        (lambda week: f"{week % 12 + 1}/1/2016", "Write times that sort"),
+        (lambda week: "2016-01-01", "at 1 times"),
+    ],
+)
+def test_outcomes_that_can_not_be_judged_are_told_before_training(
+    folder: Path, provender: Provender, tmp_path: Path, time: Any, says: str
+) -> None:
+    outcomes = rewritten(
+        folder, "outcomes", tmp_path / "o.csv", week=lambda row: time(int(row["week"]))
+    )
+    told = files(folder, "pages", "pins", "pairs")
+    said = small(folder, provender, told, "--outcomes", outcomes)
+    assert says in " ".join(said.split())
+    assert "train" not in said
+
+
+def test_a_group_that_is_not_there_is_told(folder: Path, provender: Provender) -> None:
+    said = small(folder, provender, files(folder, "pages", "pins", "pairs"), "--without", "boards")
+    assert "--without boards: found no boards" in " ".join(said.split())
