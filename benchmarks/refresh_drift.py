@@ -26,6 +26,7 @@ from provender.plugin.home import Home
 from provender.plugin.repo import lay_out, views_in_repo
 from provender.plugin.snapshot import Snapshot, find_snapshots
 
+FAMILY = "transra"
 RESULTS = Path(__file__).parent / "results"
 WORLDS = {"completejourney": "completejourney", "retailrocket": "retailrocket_mb"}
 #: The columns of the table, and what each is in a Drift.
@@ -52,10 +53,12 @@ def measured(former: Snapshot, later: Snapshot) -> dict[str, Any]:
 def refreshed(world: str, data: Path, folder: Path) -> dict[str, Any]:
     """The drifts of every view of a world."""
     chained, fresh = (laid_out(Home(folder / name), world) for name in ("chained", "fresh"))
-    provender("produce", "--home", chained.path, "--data", data)
-    views = [each.spec.view_name for each in views_in_repo(chained.repo)]
+    produce = ("produce", "--family", FAMILY, "--data", data)
+    provender(*produce, "--home", chained.path)
+    specs = [each.spec for each in views_in_repo(chained.repo)]
+    views = [spec.view_name for spec in specs if spec.family == FAMILY]
     last = find_snapshots(chained.snapshots, views[0])[-1].manifest.as_of
-    provender("produce", "--home", fresh.path, "--data", data, "--as-of", last.isoformat())
+    provender(*produce, "--home", fresh.path, "--as-of", last.isoformat())
     told = {}
     for view in views:
         days = find_snapshots(chained.snapshots, view)
