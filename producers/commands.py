@@ -35,7 +35,6 @@ from provender.producers.refresh import (
     parent_of,
     read_graph,
     restore,
-    run_id_of,
 )
 from provender.producers.shipped import (
     AnyJob,
@@ -50,6 +49,7 @@ from provender.producers.simulator_config import SimulatorConfig
 from provender.producers.stages import stages, tell_bad_rows
 from provender.producers.training_curves import draw
 from provender.producers.training_log import read_metrics
+from provender.producers.version_job import run_id_of
 
 _FAMILY = click.option(
     "--family", help="Which family of views.  [default: the only one that TransRA produces]"

@@ -18,6 +18,7 @@ from provender.producers.disk_training import check_on_disk
 from provender.producers.facets import check_facets
 from provender.producers.settings import settings_of
 from provender.producers.transra_config import TransRAConfig
+from provender.producers.version_job import VersionJob
 
 PRODUCER = "transra"
 #: What a view declares without a bearing on its vectors; an anchor shows in the parent.
@@ -25,13 +26,11 @@ NOT_SHAPING = {"ttl", "family", "anchored_to"}
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(VersionJob):
     """What to compute: a world's data, the views of one version to fill, and how."""
 
-    world: World
-    data: Path
-    home: Home
-    specs: tuple[EmbeddingSpec, ...]
+    producer = PRODUCER
+
     config: TransRAConfig
     device: str = "auto"
 
@@ -75,21 +74,6 @@ class Job:
             check_on_disk(config)
         check_facets([view.spec for view in mine], world, config)
         return cls(world, data, home, tuple(view.spec for view in mine), config, device)
-
-    @property
-    def family(self) -> str:
-        """The family of its views."""
-        return self.specs[0].family
-
-    @property
-    def version(self) -> int:
-        """The version of its views."""
-        return self.specs[0].version
-
-    @property
-    def anchored_to(self) -> int | None:
-        """The version in whose space this one stays."""
-        return self.specs[0].anchored_to
 
     @property
     def config_hash(self) -> str:

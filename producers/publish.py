@@ -57,6 +57,23 @@ def publish(
     return snapshots
 
 
+def asked(
+    gate: Gate | None,
+    specs: Sequence[EmbeddingSpec],
+    as_of: datetime,
+    vectors_of: Callable[[EmbeddingSpec], Vectors],
+) -> dict[str, Finding]:
+    """Ask a gate of every view before anything is published; without one nothing is found."""
+    if gate is None:
+        return {}
+    return {spec.view_name: gate(spec, as_of, vectors_of(spec)) for spec in specs}
+
+
+def refused(findings: Mapping[str, Finding]) -> bool:
+    """Whether a gate refuses any view, for then none may be published."""
+    return any(found.refused for found in findings.values())
+
+
 def check_entities(specs: Sequence[EmbeddingSpec], entities: Collection[str]) -> None:
     """Raise ConfigError for a view of an entity that a run has no vectors of."""
     for spec in specs:

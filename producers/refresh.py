@@ -10,14 +10,13 @@ again by running the same command, and goes on.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from provender.plugin.errors import CheckpointError, ConfigError
-from provender.plugin.files import stamp, whole_folder
+from provender.plugin.files import whole_folder
 from provender.plugin.manifest import RunInfo
 from provender.plugin.snapshot import Snapshot, find_snapshot
 from provender.plugin.spec import EmbeddingSpec
@@ -34,13 +33,22 @@ from provender.producers.job import PRODUCER, Job
 from provender.producers.optimizer_state import STATE, OptimizerState
 from provender.producers.parameters import Parameters
 from provender.producers.parent_quality import graph_of, judge_parent, load_run
-from provender.producers.publish import Finding, Gate, check_entities, publish, published
+from provender.producers.publish import (
+    Finding,
+    Gate,
+    asked,
+    check_entities,
+    publish,
+    published,
+    refused,
+)
 from provender.producers.rehearsal import Rehearsal, rehearse
 from provender.producers.trainer import Progress, train
 from provender.producers.training_log import TrainingLog
 from provender.producers.training_state import optimizers_at_end
 from provender.producers.vanished import Vanished, carried, save_vanished
 from provender.producers.vectors import Vectors, save_vectors
+from provender.producers.version_job import run_id_of
 from provender.producers.warm_start import Parent, save_relations
 
 #: Of a run's folder: what its training told of itself.
@@ -119,13 +127,9 @@ def refresh(
         trained = restore(job, as_of, on_stage)
         check_entities(job.specs, trained.graph.counts)
         _keep(job, job.home.runs / run_id, trained)
-        findings = {
-            spec.view_name: gate(spec, as_of, trained.vectors_of(spec))
-            for spec in job.specs
-            if gate is not None
-        }
+        findings = asked(gate, job.specs, as_of, trained.vectors_of)
         snapshots: list[Snapshot] = []
-        if not dry_run and not any(found.refused for found in findings.values()):
+        if not dry_run and not refused(findings):
             on_stage("publish", 0, 1, "")
             run = _run_info(job, run_id, parent, trained)
             _count(job, trained.events)
@@ -198,12 +202,6 @@ def parent_of(job: Job, as_of: datetime) -> Snapshot | None:
             remedy=f"Produce version {job.anchored_to} as of an earlier time first.",
         )
     return found
-
-
-def run_id_of(job: Job, as_of: datetime, parent: Snapshot | None) -> str:
-    """The id of a job's run: what makes its vectors, hashed."""
-    lineage = f"{job.config_hash} {as_of.isoformat()} {parent.manifest.run_id if parent else None}"
-    return f"{PRODUCER}-{stamp(as_of)}-{hashlib.sha256(lineage.encode()).hexdigest()[:10]}"
 
 
 def _known_before(job: Job, as_of: datetime) -> Snapshot | None:

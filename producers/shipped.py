@@ -17,8 +17,12 @@ from provender.producers.linksage import page_job
 from provender.producers.publish import Gate
 from provender.producers.refresh import OnStage, Refresh
 
-PRODUCERS = (transra_job.PRODUCER, page_job.PRODUCER)
 AnyJob = transra_job.Job | page_job.PageJob
+#: By producer, in the order in which they are run.
+JOBS: dict[str, type[transra_job.Job] | type[page_job.PageJob]] = {
+    each.producer: each for each in (transra_job.Job, page_job.PageJob)
+}
+PRODUCERS = tuple(JOBS)
 
 
 def declare(
@@ -35,8 +39,7 @@ def declare(
 
     Raises ConfigError as `Job.declare` and `PageJob.declare` do, and for other producers.
     """
-    kind: type[transra_job.Job] | type[page_job.PageJob]
-    kind = transra_job.Job if producer_of(views, family) == PRODUCERS[0] else page_job.PageJob
+    kind = JOBS[producer_of(views, family)]
     return kind.declare(world, data, home, views, device, family=family, version=version)
 
 

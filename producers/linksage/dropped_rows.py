@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+#: Reasons why rows that repeat others are dropped: they are no bad ones.
+REPEATED = ("told before", "an older row of its key")
 
-def dropped_rows(report: Mapping[str, Any]) -> Iterator[str]:
+
+def dropped_rows(report: Mapping[str, Any], but: Collection[str] = ()) -> Iterator[str]:
     """Lines of the tables of which something was dropped or left out.
 
     Args:
         report: that of a page set (page_tables.PageSet).
+        but: reasons that are not told.
     """
     for table, told in report.items():
         if table == "pairs":
             for kind, each in told.items():
-                yield from _line(f"pairs ({kind})" if kind != table else table, each)
+                yield from _line(f"pairs ({kind})" if kind != table else table, each, but)
         else:
-            yield from _line(table, told)
+            yield from _line(table, told, but)
 
 
 def unreadable_images(report: Mapping[str, Any]) -> Iterator[str]:
@@ -32,12 +36,13 @@ def unreadable_images(report: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: {found['count']:,} images can't be read, such as {file}: {reason}"
 
 
-def _line(name: str, told: Mapping[str, Any]) -> Iterator[str]:
+def _line(name: str, told: Mapping[str, Any], but: Collection[str]) -> Iterator[str]:
     dropped, left_out = told["dropped"], told.get("left_out", {})
+    rows = told["kept"] + sum(dropped.values())
+    bad = {why: count for why, count in dropped.items() if why not in but}
     parts = []
-    if gone := sum(dropped.values()):
-        reasons = _reasons(dropped)
-        parts.append(f"{gone:,} of {told['kept'] + gone:,} rows were dropped ({reasons})")
+    if gone := sum(bad.values()):
+        parts.append(f"{gone:,} of {rows:,} rows were dropped ({_reasons(bad)})")
     if reasons := _reasons(left_out):
         parts.append(f"left out of rows that were kept: {reasons}")
     if parts:

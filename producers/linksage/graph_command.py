@@ -13,11 +13,12 @@ from provender.plugin.home import Home
 from provender.plugin.options import UtcTime, at_home
 from provender.plugin.repo import views_in_repo
 from provender.plugin.world import World
+from provender.producers.linksage.dropped_rows import REPEATED, dropped_rows
 from provender.producers.linksage.features import compute_features
 from provender.producers.linksage.graph_summary import graph_summary
 from provender.producers.linksage.page_graph import build_graph
 from provender.producers.linksage.page_job import PageJob
-from provender.producers.linksage.page_tables import PageSet, read_page_set
+from provender.producers.linksage.page_tables import read_page_set
 from provender.producers.stages import stages
 
 
@@ -62,22 +63,7 @@ def graph(
         features = compute_features(rows, job.config.features, Path(work) / "features")
         built = build_graph(rows, features, job.config.graph)
         on_stage("graph", 1, 1, "")
-    tell_bad_pages(rows)
+    for line in dropped_rows(rows.report, but=REPEATED):
+        log.print(line, style="yellow")
     for table in graph_summary(built.report):
         print_table(table)
-
-
-def tell_bad_pages(rows: PageSet) -> None:
-    """Say which rows can't be used, and why."""
-    reports = {name: each for name, each in rows.report.items() if name != "pairs"}
-    reports |= {f"pairs.{kind}": each for kind, each in rows.report["pairs"].items()}
-    for name, counts in reports.items():
-        reasons = {**counts.get("dropped", {}), **counts.get("left_out", {})}
-        bad = {why: count for why, count in reasons.items() if why not in _USUAL}
-        if bad:
-            told = ", ".join(f"{count:,} {why}" for why, count in bad.items())
-            log.print(f"linksage.{name}: {told}, beside {counts['kept']:,} kept", style="yellow")
-
-
-#: Repeated rows are no bad ones.
-_USUAL = {"told before", "an older row of its key"}

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from sklearn.linear_model import Ridge
 
 from provender.plugin.errors import TrainingError
 
@@ -184,6 +183,8 @@ def _ranked(
     outcomes: Outcomes, seen: Seen, times: _Times, tried: Rows, late: Rows
 ) -> tuple[Floats, float]:
     """Whether each late pair is ranked right, by the penalty that ranks those tried best."""
+    from sklearn.linear_model import Ridge  # Late: it takes most of a second to import.
+
     centred, targets = outcomes.centred(seen), outcomes.targets()
 
     def scores(rows: NDArray[np.bool_], penalty: float) -> Floats:

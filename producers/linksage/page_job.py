@@ -27,6 +27,7 @@ from provender.producers.declared_versions import check_key, numbers_of, the_one
 from provender.producers.linksage.config import LinkSageConfig
 from provender.producers.linksage.declarations import PageSources
 from provender.producers.settings import settings_of
+from provender.producers.version_job import VersionJob
 
 PRODUCER = "linksage"
 #: What its views may be of.
@@ -36,13 +37,11 @@ _NOT_SHAPING = {"ttl", "family", "facet"}
 
 
 @dataclass(frozen=True)
-class PageJob:
+class PageJob(VersionJob):
     """What to compute: a world's data, the views of one version to fill, and how."""
 
-    world: World
-    data: Path
-    home: Home
-    specs: tuple[EmbeddingSpec, ...]
+    producer = PRODUCER
+
     sources: PageSources
     config: LinkSageConfig
     device: str = "auto"
@@ -87,21 +86,6 @@ class PageJob:
         job = cls(world, data, home, tuple(v.spec for v in mine), sources, config, device)
         _check_space(job, where)
         return job
-
-    @property
-    def family(self) -> str:
-        """The family of its views."""
-        return self.specs[0].family
-
-    @property
-    def version(self) -> int:
-        """The version of its views."""
-        return self.specs[0].version
-
-    @property
-    def anchored_to(self) -> int | None:
-        """The version in whose space this one stays."""
-        return self.specs[0].anchored_to
 
     @property
     def learns_space(self) -> bool:

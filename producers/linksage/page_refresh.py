@@ -10,7 +10,6 @@ command, and goes on.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from provender.plugin.errors import CheckpointError, ConfigError
-from provender.plugin.files import stamp, whole_folder
+from provender.plugin.files import whole_folder
 from provender.plugin.manifest import RunInfo
 from provender.plugin.snapshot import Snapshot
 from provender.plugin.spec import EmbeddingSpec
@@ -49,9 +48,10 @@ from provender.producers.linksage.page_neighbours import Neighbours, find_neighb
 from provender.producers.linksage.page_quality import quality_since
 from provender.producers.linksage.page_tables import PageSet, read_page_set
 from provender.producers.linksage.page_training import PageProgress, train_pages
-from provender.producers.publish import Gate, publish, published
+from provender.producers.publish import Gate, asked, publish, published, refused
 from provender.producers.refresh import LOG, OnStage, Refresh
 from provender.producers.vectors import Vectors, load_vectors, save_vectors
+from provender.producers.version_job import run_id_of
 
 Floats = NDArray[np.float32]
 #: Of a run's folder.
@@ -130,7 +130,7 @@ def refresh_pages(
     """
     with job.home.locked("runs"):
         parent = parent_of(job, as_of)
-        run_id = page_run_id(job, as_of, parent)
+        run_id = run_id_of(job, as_of, parent)
         standing = published(job.home.snapshots, job.specs, as_of, run_id)
         if len(standing) == len(job.specs):
             return Refresh(run_id, as_of, tuple(standing), done_before=True)
@@ -139,24 +139,14 @@ def refresh_pages(
         def vectors_of(spec: EmbeddingSpec) -> Vectors:
             return run.vectors[spec.entity]
 
-        findings = {
-            spec.view_name: gate(spec, as_of, vectors_of(spec))
-            for spec in job.specs
-            if gate is not None
-        }
+        findings = asked(gate, job.specs, as_of, vectors_of)
         snapshots: list[Snapshot] = []
-        if not dry_run and not any(found.refused for found in findings.values()):
+        if not dry_run and not refused(findings):
             on_stage("publish", 0, 1, "")
             info = _run_info(job, run_id, parent, run)
             snapshots = publish(job.home.snapshots, job.specs, as_of, vectors_of, info, findings)
             on_stage("publish", 1, 1, "")
     return Refresh(run_id, as_of, tuple(snapshots), done_before=False, findings=findings)
-
-
-def page_run_id(job: PageJob, as_of: datetime, parent: Snapshot | None) -> str:
-    """The id of a job's run: what makes its vectors, hashed."""
-    lineage = f"{job.config_hash} {as_of.isoformat()} {parent.manifest.run_id if parent else None}"
-    return f"{PRODUCER}-{stamp(as_of)}-{hashlib.sha256(lineage.encode()).hexdigest()[:10]}"
 
 
 def _run(

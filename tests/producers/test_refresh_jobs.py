@@ -15,7 +15,7 @@ from provender.plugin.spec import EmbeddingSpec
 from provender.plugin.world import World
 from provender.producers.declared_versions import families_of, versions_of
 from provender.producers.job import Job
-from provender.producers.refresh import run_id_of
+from provender.producers.version_job import run_id_of
 
 SETTINGS = {"epochs": 2, "refresh_epochs": 1, "chunk_size": 64, "negatives": 16}
 

@@ -1,0 +1,54 @@
+"""What a job of any producer has: a version's views, and the ids of its runs."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import ClassVar
+
+from provender.plugin.files import stamp
+from provender.plugin.home import Home
+from provender.plugin.snapshot import Snapshot
+from provender.plugin.spec import EmbeddingSpec
+from provender.plugin.world import World
+
+
+@dataclass(frozen=True)
+class VersionJob(ABC):
+    """One version of one family of views, to be computed from a world's data."""
+
+    producer: ClassVar[str]
+
+    world: World
+    data: Path
+    home: Home
+    specs: tuple[EmbeddingSpec, ...]
+
+    @property
+    def family(self) -> str:
+        """The family of its views."""
+        return self.specs[0].family
+
+    @property
+    def version(self) -> int:
+        """The version of its views."""
+        return self.specs[0].version
+
+    @property
+    def anchored_to(self) -> int | None:
+        """The version in whose space this one stays."""
+        return self.specs[0].anchored_to
+
+    @property
+    @abstractmethod
+    def config_hash(self) -> str:
+        """SHA-256 of all that shapes the vectors."""
+
+
+def run_id_of(job: VersionJob, as_of: datetime, parent: Snapshot | None) -> str:
+    """The id of a job's run: what makes its vectors, hashed."""
+    lineage = f"{job.config_hash} {as_of.isoformat()} {parent.manifest.run_id if parent else None}"
+    return f"{job.producer}-{stamp(as_of)}-{hashlib.sha256(lineage.encode()).hexdigest()[:10]}"
