@@ -13,18 +13,18 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import click
-import pyarrow as pa
 from rich.table import Table
 
 from provender.plugin.checked_yaml import load_yaml
 from provender.plugin.console import console, log
-from provender.plugin.files import whole_folder, write_whole
+from provender.plugin.files import STAGING, remove_empty, whole_folder, write_whole
 from provender.plugin.options import FOLDER
 from provender.producers.linksage.config import LinkSageConfig
 from provender.producers.linksage.declarations import PageSources
 from provender.producers.linksage.dropped_rows import dropped_rows, unreadable_images
 from provender.producers.linksage.outcome_files import click_features, read_outcomes
 from provender.producers.linksage.page_clicks import Verdict, differing, judge_clicks
+from provender.producers.linksage.page_embedding import pins_with_vectors
 from provender.producers.linksage.page_evaluation import (
     GROUPS,
     Embeddings,
@@ -183,13 +183,13 @@ def _told(
 
 def _save(folder: Path, task: PageTask, made: Embeddings) -> None:
     """Write the vectors of pages and pins, whole or not at all."""
-    given = made.there
     vectors = {
         "page": Vectors(task.features.pages.keys, made.pages),
-        "pin": Vectors(task.features.pins.keys.filter(pa.array(given)), made.pins[given]),
+        "pin": pins_with_vectors(task.features, made.pins),
     }
     with whole_folder(folder.parent, folder) as staged:
         save_vectors(staged, vectors)
+    remove_empty(folder.parent / STAGING)
     log.print(f"written to {folder}")
 
 

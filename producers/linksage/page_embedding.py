@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -27,6 +28,7 @@ from provender.producers.linksage.page_tokens import (
     content_of,
     shared,
 )
+from provender.producers.vectors import Vectors
 
 #: Is told how many are done, of how many.
 OnEmbedded = Callable[[int, int], None]
@@ -106,6 +108,18 @@ def embed_pins(
             if on_progress:
                 on_progress(min(start + BLOCK, len(pins)), len(pins))
     return found
+
+
+def has_vector(pins: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which pins (q, dim) have a vector to be compared with: bool (q,)."""
+    return np.asarray(np.isfinite(pins).all(axis=1) & pins.any(axis=1))
+
+
+def pins_with_vectors(features: Features, pins: NDArray[np.float32]) -> Vectors:
+    """Keys and vectors of the pins that have one, of all (q, dim)."""
+    there = has_vector(pins)
+    keys = features.pins.keys.filter(pa.array(there))
+    return Vectors(keys, np.ascontiguousarray(pins[there]))
 
 
 def _check_lengths(model: PageModel, features: Features) -> None:

@@ -17,7 +17,7 @@ from provender.plugin.errors import ConfigError, TrainingError
 from provender.producers.linksage.config import LinkSageConfig
 from provender.producers.linksage.dropped_rows import dropped_rows
 from provender.producers.linksage.features import Features, NodeFeatures, compute_features
-from provender.producers.linksage.page_embedding import embed_pages, embed_pins
+from provender.producers.linksage.page_embedding import embed_pages, embed_pins, has_vector
 from provender.producers.linksage.page_files import TEST, PageFiles
 from provender.producers.linksage.page_folds import neighbours_apart
 from provender.producers.linksage.page_graph import PageGraph, build_graph
@@ -73,7 +73,7 @@ class Embeddings:
     @property
     def there(self) -> NDArray[np.bool_]:
         """Which pins have a vector: bool (q,)."""
-        return np.asarray(np.isfinite(self.pins).all(axis=1) & self.pins.any(axis=1))
+        return has_vector(self.pins)
 
 
 def prepare(

@@ -38,7 +38,11 @@ from provender.producers.linksage.features import (
     open_features,
 )
 from provender.producers.linksage.page_changes import Changes, Embedded, carried, changes
-from provender.producers.linksage.page_embedding import embed_pages, embed_pins
+from provender.producers.linksage.page_embedding import (
+    embed_pages,
+    embed_pins,
+    pins_with_vectors,
+)
 from provender.producers.linksage.page_folds import neighbours_apart
 from provender.producers.linksage.page_graph import PageGraph, build_graph
 from provender.producers.linksage.page_job import PRODUCER, PageJob
@@ -228,10 +232,12 @@ class _Making:
     def _judged(self, former: PageRun, world: _Prepared) -> dict[str, Any]:
         """What the former refresh was worth, by what has become known since."""
         self.on_stage("judge the former", 0, 1, "")
-        pins = _given(world.features, embed_pins(former.model, world.features, device="cpu"))
+        pins = embed_pins(former.model, world.features, device="cpu")
         rows = PageSet.open(former.folder / ROWS)
         dims = self.job.config.model.nested_dims
-        quality = quality_since(rows, world.rows, former.vectors["page"], pins, dims)
+        quality = quality_since(
+            rows, world.rows, former.vectors["page"], pins_with_vectors(world.features, pins), dims
+        )
         self.on_stage("judge the former", 1, 1, "")
         return {"quality": quality.metrics() if quality else {"quality": None}}
 
@@ -283,7 +289,7 @@ class _Making:
         found = {"page": Vectors(world.features.pages.keys, pages)}
         if any(spec.entity == "pin" for spec in self.job.specs):
             pins = embed_pins(model, world.features, device=self.job.device)
-            found["pin"] = _given(world.features, pins)
+            found["pin"] = pins_with_vectors(world.features, pins)
         return found
 
     def _about(
@@ -308,12 +314,6 @@ class _Prepared:
 
     def embedded(self) -> Embedded:
         return Embedded.of(self.rows, self.graph, self.neighbours)
-
-
-def _given(features: Features, pins: Floats) -> Vectors:
-    """The pins that have a vector."""
-    there = np.isfinite(pins).all(axis=1)
-    return Vectors(features.pins.keys.filter(pa.array(there)), np.ascontiguousarray(pins[there]))
 
 
 def _kept(former: Floats, found: Changes) -> Floats:
