@@ -1,0 +1,311 @@
+"""What upstream towers learn from and look at: sources with labels, and features by tower.
+
+    upstream:
+      sources:
+        shown:
+          table: impressions
+          id: impression_id
+          user: user_id
+          pin: pin_id
+          time: event_timestamp
+          context: {numbers: {position: {column: position}}, categories: {surface: {column: surface}}}
+          labels:
+            click: {table: engagements, where: "type = 'click'", match: {id: impression_id},
+                    time: event_timestamp, within: 1h}
+        bought: {table: purchases, user: user_id, pin: pin_id, time: ts, labels: {buy: always},
+                 negatives: 4}
+      features:
+        user:
+          counts: {clicks_7d: {events: [click], days: 7}}
+          sequence: {events: [click, save], length: 50, views: [pin_transra_v1]}
+          views: [user_transra_v1]
+        pin: {ids: {buckets: 100000}}
+        pair: {counts: {seen: {events: [impression]}}}
+
+Tables are the world's (plugin/tables.py), `events` those of its section `events`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from provender.plugin.time_sql import TimeUnit
+from provender.plugin.world import Name
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+#: Of a label: every row of its source has it.
+ALWAYS = "always"
+
+
+def _duration(value: object) -> object:
+    """Read "7d", "36h", "30m" or "45s"; pydantic's own forms (ISO 8601, timedelta) pass on."""
+    match = re.fullmatch(r"\s*(\d+)\s*([smhdw])\s*", value) if isinstance(value, str) else None
+    return timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration), Field(gt=timedelta(0))]
+
+
+class _Declaration(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Timed(_Declaration):
+    table: str = Field(description="one of the world's tables")
+    where: str | None = Field(None, description="SQL condition on the table's columns")
+    time: str = Field(description="column of the row's time")
+    time_unit: TimeUnit | None = Field(None, description="of a time written as a number since 1970")
+    time_zone: str | None = Field(None, description="of times that carry none themselves; UTC else")
+
+
+class LabelDeclaration(_Timed):
+    """What makes a row of a source a positive of a task, if it follows soon enough."""
+
+    match: dict[Literal["id", "user", "pin"], str] = Field(
+        min_length=1,
+        description="of the source's row -> column of this table; one row of this table makes one "
+        "row of the source a positive, the newest that is not later",
+    )
+    within: Duration = Field(
+        description="the attribution window, both ends included: 1d, 12h, 30m; until it has "
+        "passed the label is unknown"
+    )
+    liked: bool = Field(
+        True, description="whether a positive says that user and pin fit; a hide says they don't"
+    )
+
+
+class ScalarColumn(_Declaration):
+    """A number in a column."""
+
+    column: str
+    scale: Literal["quantile", "log", "standard", "none"] = Field(
+        "quantile",
+        description="to a normal distribution by quantiles; log(1 + x), then as standard; less "
+        "the mean, by the deviation; as it is",
+    )
+
+
+class CategoryColumn(_Declaration):
+    """Text or a number that stands for something, or a list of them, in a column."""
+
+    column: str
+    buckets: int | None = Field(
+        None, ge=1, description="hashed into so many; null learns the values that there are"
+    )
+    most_values: int = Field(
+        10_000, ge=1, description="of values learned the most frequent; others are one"
+    )
+
+
+class ContextDeclaration(_Declaration):
+    """What is known of a row when it is shown: only the interaction tower sees it."""
+
+    numbers: dict[Name, ScalarColumn] = Field(default_factory=dict)
+    categories: dict[Name, CategoryColumn] = Field(default_factory=dict)
+
+
+class SourceDeclaration(_Timed):
+    """A log whose rows are learned from: a user, a pin, a time and what followed."""
+
+    user: str = Field(description="column of the user's key")
+    pin: str = Field(description="column of the pin's key")
+    id: str | None = Field(None, description="column that identifies the row, for labels' `match`")
+    labels: dict[Name, LabelDeclaration | Literal["always"]] = Field(
+        min_length=1,
+        description="by task; `always` where every row is a positive. Tasks of one name in "
+        "several sources are one task",
+    )
+    context: ContextDeclaration = ContextDeclaration()
+    negatives: int = Field(
+        0,
+        ge=0,
+        description="rows drawn beside each, with another pin and all labels that are `always` 0",
+    )
+    negatives_by: Literal["popularity", "uniform"] = Field(
+        "popularity", description="how their pins are drawn, among those known at the time"
+    )
+    weight: float = Field(1.0, gt=0, description="of its rows in the loss")
+    rate: float = Field(1.0, gt=0, le=1, description="so much of its rows is used, by a hash")
+    negative_rate: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="so much of the rows without any positive is used, and each weighs by so much "
+        "more",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        always = [name for name, label in self.labels.items() if label == ALWAYS]
+        if bool(always) != bool(self.negatives):
+            raise ValueError("`negatives` above 0 where a label is `always`, and only there")
+        for name, label in self.labels.items():
+            if isinstance(label, LabelDeclaration) and "id" in label.match and self.id is None:
+                raise ValueError(f"`id`, as label {name} is matched by it")
+        return self
+
+
+class CountDeclaration(_Declaration):
+    """How many events there were before."""
+
+    events: tuple[str, ...] = Field(min_length=1)
+    days: float | None = Field(None, gt=0, description="of so many days; null counts all")
+
+
+class RecencyDeclaration(_Declaration):
+    """How many days ago the newest event was."""
+
+    events: tuple[str, ...] = Field(min_length=1)
+
+
+class NumberDeclaration(ScalarColumn):
+    """A number of the entity; of several rows the newest before counts."""
+
+    table: str
+    key: str = Field(description="column of the entity's key")
+    where: str | None = Field(None, description="SQL condition on the table's columns")
+    time: str | None = Field(None, description="column of the time from which on it is known")
+    time_unit: TimeUnit | None = None
+
+
+class CategoryDeclaration(CategoryColumn):
+    """A category of the entity; of several rows the newest before counts."""
+
+    table: str
+    key: str = Field(description="column of the entity's key")
+    where: str | None = Field(None, description="SQL condition on the table's columns")
+    time: str | None = Field(None, description="column of the time from which on it is known")
+    time_unit: TimeUnit | None = None
+
+
+class IdDeclaration(_Declaration):
+    """A learned row an entity."""
+
+    buckets: int | None = Field(
+        None, ge=1, description="keys are hashed into so many rows; null has a row a key"
+    )
+    dim: int = Field(32, ge=1, description="the length of a row; that of `view` where there is one")
+    view: str | None = Field(
+        None, description="embedding view, such as user_transra_v1, whose vectors rows start from"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.view is not None and self.buckets is not None:
+            raise ValueError("no `view` where keys are hashed: several keys share a row")
+        return self
+
+
+class SequenceDeclaration(_Declaration):
+    """What a user has done last."""
+
+    events: tuple[str, ...] = Field(min_length=1, description="between user and pin")
+    length: int = Field(50, ge=1, description="so many are seen, the newest")
+    views: tuple[str, ...] = Field((), description="embedding views of the pins that were met")
+
+
+class PairFeatures(_Declaration):
+    """What there was between this user and this pin: only the interaction tower sees it."""
+
+    counts: dict[Name, CountDeclaration] = Field(default_factory=dict)
+    recency: dict[Name, RecencyDeclaration] = Field(default_factory=dict)
+
+
+class EntityFeatures(PairFeatures):
+    """What a tower sees of a user or a pin."""
+
+    numbers: dict[Name, NumberDeclaration] = Field(default_factory=dict)
+    categories: dict[Name, CategoryDeclaration] = Field(default_factory=dict)
+    views: tuple[str, ...] = Field((), description="embedding views of the entity, as of then")
+    ids: IdDeclaration | None = None
+    as_of: Literal["instant", "hour", "day"] = Field(
+        "instant",
+        description="as of when features are taken in training: of the row's time, or of the "
+        "beginning of its hour or day in UTC, as a refresh at that time would have them",
+    )
+
+
+class UserFeatures(EntityFeatures):
+    """What the user tower sees."""
+
+    sequence: SequenceDeclaration | None = None
+
+
+class PinFeatures(EntityFeatures):
+    """What the pin tower sees."""
+
+    as_of: Literal["instant", "hour", "day"] = "day"
+
+
+class FeatureDeclarations(_Declaration):
+    """What the towers see."""
+
+    user: UserFeatures
+    pin: PinFeatures
+    pair: PairFeatures = PairFeatures()
+
+
+class PinTable(_Declaration):
+    """Pins that there are, apart from those that something has happened to."""
+
+    table: str
+    key: str
+    where: str | None = None
+    time: str | None = Field(None, description="column of the time from which on a pin is there")
+    time_unit: TimeUnit | None = None
+    until: str | None = Field(None, description="column of the time at which it is taken down")
+
+
+class TowerSources(_Declaration):
+    """The whole declaration."""
+
+    sources: dict[Name, SourceDeclaration] = Field(min_length=1)
+    features: FeatureDeclarations | None = Field(
+        None, description="what the towers see; null takes `default_features`"
+    )
+    pins: PinTable | None = None
+    backfills: bool = Field(
+        True,
+        description="whether vectors of other views count from their as-of time on, though they "
+        "were computed later",
+    )
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of all tasks, in the order in which they are declared."""
+        names = (name for source in self.sources.values() for name in source.labels)
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def liked(self) -> tuple[str, ...]:
+        """The tasks whose positives say that user and pin fit."""
+        dislikes = {
+            name
+            for source in self.sources.values()
+            for name, label in source.labels.items()
+            if isinstance(label, LabelDeclaration) and not label.liked
+        }
+        return tuple(name for name in self.tasks if name not in dislikes)
+
+
+def default_features(events: Mapping[str, tuple[str, str]]) -> FeatureDeclarations:
+    """What towers see where nothing is declared.
+
+    Args:
+        events: name -> entity types of head and tail, of the world's events.
+
+    Counts of 1, 7 and 30 days and of all time, recencies, the last 50 events but for impressions
+    and the like (those that are named so), and a learned row for each user and pin.
+    """
+    raise NotImplementedError
+
+
+def check_declared(sources: TowerSources, world: Any) -> None:
+    """Raise MappingError for tables, events or entities that a world does not declare."""
+    raise NotImplementedError
