@@ -46,16 +46,17 @@ from provender.producers.linksage.page_embedding import (
 from provender.producers.linksage.page_folds import neighbours_apart
 from provender.producers.linksage.page_graph import PageGraph, build_graph
 from provender.producers.linksage.page_job import PRODUCER, PageJob
-from provender.producers.linksage.page_lineage import check_first, is_own, parent_of
 from provender.producers.linksage.page_model import PageModel, takes_given
 from provender.producers.linksage.page_neighbours import Neighbours, find_neighbours
 from provender.producers.linksage.page_quality import quality_since
 from provender.producers.linksage.page_tables import PageSet, read_page_set
-from provender.producers.linksage.page_training import PageProgress, train_pages
-from provender.producers.publish import Gate, asked, publish, published, refused
+from provender.producers.linksage.page_training import train_pages
+from provender.producers.publish import Gate
 from provender.producers.refresh import LOG, OnStage, Refresh
 from provender.producers.vectors import Vectors, load_vectors, save_vectors
-from provender.producers.version_job import run_id_of
+from provender.producers.version_job import VersionJob
+from provender.producers.version_lineage import check_first, is_own
+from provender.producers.version_refresh import refresh_version
 
 Floats = NDArray[np.float32]
 #: Of a run's folder.
@@ -95,6 +96,28 @@ class PageRun:
         except (OSError, ValueError, KeyError, CheckpointError) as error:
             raise _gone(self.folder, error) from None
 
+    def vectors_of(self, spec: EmbeddingSpec) -> Vectors:
+        """What a view holds."""
+        return self.vectors[spec.entity]
+
+    def info(self, job: VersionJob, run_id: str, parent: Snapshot | None) -> RunInfo:
+        """What the manifests say of it."""
+        counts = self.about["pages"]
+        return RunInfo(
+            run_id=run_id,
+            producer=PRODUCER,
+            config_hash=job.config_hash,
+            window_start=datetime.fromisoformat(self.about["since"]),
+            window_end=datetime.fromisoformat(self.about["as_of"]),
+            metrics={
+                **{f"pages/{name}": float(count) for name, count in counts.items()},
+                "edges": float(sum(self.about["graph"]["edges"]["after min_degree"].values())),
+                **self.about.get("quality", {}),
+            },
+            parent=parent.manifest.run_id if parent else None,
+            notes={"trained_as_of": self.about["trained_as_of"]},
+        )
+
     def save(self, root: Path) -> None:
         """Keep it, whole or not at all."""
         with whole_folder(root, self.folder / MODEL) as staged:
@@ -132,25 +155,14 @@ def refresh_pages(
     with, or where a model would be trained whose space is not the version's; CheckpointError where
     what the last refresh has kept is gone.
     """
-    with job.home.locked("runs"):
-        parent = parent_of(job, as_of)
-        run_id = run_id_of(job, as_of, parent)
-        standing = published(job.home.snapshots, job.specs, as_of, run_id)
-        if len(standing) == len(job.specs):
-            return Refresh(run_id, as_of, tuple(standing), done_before=True)
-        run = _run(job, as_of, parent, job.home.runs / run_id, on_stage)
-
-        def vectors_of(spec: EmbeddingSpec) -> Vectors:
-            return run.vectors[spec.entity]
-
-        findings = asked(gate, job.specs, as_of, vectors_of)
-        snapshots: list[Snapshot] = []
-        if not dry_run and not refused(findings):
-            on_stage("publish", 0, 1, "")
-            info = _run_info(job, run_id, parent, run)
-            snapshots = publish(job.home.snapshots, job.specs, as_of, vectors_of, info, findings)
-            on_stage("publish", 1, 1, "")
-    return Refresh(run_id, as_of, tuple(snapshots), done_before=False, findings=findings)
+    return refresh_version(
+        job,
+        as_of,
+        lambda parent, folder: _run(job, as_of, parent, folder, on_stage),
+        on_stage,
+        gate,
+        dry_run=dry_run,
+    )
 
 
 def _run(
@@ -161,7 +173,8 @@ def _run(
         return PageRun.load(folder)
     former = None
     if parent is None:
-        check_first(job, as_of)
+        if job.learns_space:
+            check_first(job, as_of)
     elif is_own(job, parent):
         former = PageRun.load(job.home.runs / parent.manifest.run_id)
         _check_settings(job, former.model)
@@ -269,7 +282,7 @@ class _Making:
         tell("graph", 2, 2, "")
         return _Prepared(rows, features, graph, neighbours)
 
-    def _trained(self, at: PageProgress) -> None:
+    def _trained(self, at: Progress) -> None:
         note = f"loss {at.loss:.3f}, {at.rate:,.0f} positives/s"
         self.on_stage("train", at.step, at.total, note)
 
@@ -351,23 +364,4 @@ def _no_targets(job: PageJob) -> ConfigError:
         found="no pin with a given vector",
         expected="given vectors: a pin tower trained anew would make another space",
         remedy="Correct `pins.target` of the world file, or declare another version.",
-    )
-
-
-def _run_info(job: PageJob, run_id: str, parent: Snapshot | None, run: PageRun) -> RunInfo:
-    counts = run.about["pages"]
-    as_of = datetime.fromisoformat(run.about["as_of"])
-    return RunInfo(
-        run_id=run_id,
-        producer=PRODUCER,
-        config_hash=job.config_hash,
-        window_start=datetime.fromisoformat(run.about["since"]),
-        window_end=as_of,
-        metrics={
-            **{f"pages/{name}": float(count) for name, count in counts.items()},
-            "edges": float(sum(run.about["graph"]["edges"]["after min_degree"].values())),
-            **run.about.get("quality", {}),
-        },
-        parent=parent.manifest.run_id if parent else None,
-        notes={"trained_as_of": run.about["trained_as_of"]},
     )

@@ -19,11 +19,11 @@ from provender.plugin.snapshot import Snapshot, find_snapshot, remove_snapshot
 from provender.producers.linksage.features import ENCODERS, compute_features
 from provender.producers.linksage.page_embedding import embed_pages
 from provender.producers.linksage.page_graph import build_graph
-from provender.producers.linksage.page_lineage import parent_of
 from provender.producers.linksage.page_neighbours import find_neighbours
 from provender.producers.linksage.page_refresh import FEATURES, ROWS, PageRun, refresh_pages
 from provender.producers.linksage.page_tables import read_page_set
 from provender.producers.refresh import Refresh
+from provender.producers.version_lineage import parent_of
 from tests.producers.linksage.page_world import PageWorld, day, quiet
 
 CHANGED, NEW = 7, 500

@@ -1,4 +1,4 @@
-"""Which refresh a refresh of LinkSage goes on from, so that a version stays in one space."""
+"""Which refresh a refresh goes on from, so that a version stays in one space."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from datetime import datetime
 from provender.plugin.errors import ConfigError
 from provender.plugin.snapshot import Snapshot, find_snapshots
 from provender.producers.drift_gate import newest_before
-from provender.producers.linksage.page_job import PageJob
+from provender.producers.version_job import VersionJob
 
 
-def parent_of(job: PageJob, as_of: datetime) -> Snapshot | None:
+def parent_of(job: VersionJob, as_of: datetime) -> Snapshot | None:
     """The newest snapshot before `as_of` of any view of the version; None for its first refresh.
 
     The first refresh of a version that is anchored to another comes after that one's newest.
@@ -32,19 +32,17 @@ def parent_of(job: PageJob, as_of: datetime) -> Snapshot | None:
     return found
 
 
-def is_own(job: PageJob, snapshot: Snapshot) -> bool:
+def is_own(job: VersionJob, snapshot: Snapshot) -> bool:
     """Whether a snapshot is of the job's version, and not of what it is anchored to."""
     return snapshot.manifest.view in {spec.view_name for spec in job.specs}
 
 
-def check_first(job: PageJob, as_of: datetime) -> None:
+def check_first(job: VersionJob, as_of: datetime) -> None:
     """Raise ConfigError where a model trained as of a time would not be its version's first.
 
     A refresh from before all others can't use their model, which knows what came after it, and
-    one of its own would have a space of its own, unless pins' vectors are given.
+    one of its own would have a space of its own.
     """
-    if not job.learns_space:
-        return
     views = (find_snapshots(job.home.snapshots, spec.view_name) for spec in job.specs)
     later = [each.manifest.as_of for found in views for each in found]
     if any(each > as_of for each in later):
@@ -57,6 +55,6 @@ def check_first(job: PageJob, as_of: datetime) -> None:
         )
 
 
-def _newest(job: PageJob, views: Iterable[str], as_of: datetime) -> Snapshot | None:
+def _newest(job: VersionJob, views: Iterable[str], as_of: datetime) -> Snapshot | None:
     found = (newest_before(job.home.snapshots, view, as_of) for view in views)
     return max(filter(None, found), key=lambda each: each.manifest.as_of, default=None)
