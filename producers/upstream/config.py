@@ -1,4 +1,4 @@
-"""The configuration of upstream towers: every field with its check and help, unknown keys refused."""
+"""The configuration of upstream towers: each field with its check and help, no unknown keys."""
 
 from __future__ import annotations
 
@@ -120,7 +120,8 @@ class TrainingConfig(_Section):
     )
     task_weights: dict[str, float] | Literal["uncertainty"] = Field(
         "uncertainty",
-        description="By task, 1 where nothing is said; or learned (Kendall et al. 2018, section 3).",
+        description="By task, 1 where nothing is said; or learned "
+        "(Kendall et al. 2018, section 3).",
     )
     stay: float = Field(
         0.3,

@@ -8,7 +8,9 @@
           user: user_id
           pin: pin_id
           time: event_timestamp
-          context: {numbers: {position: {column: position}}, categories: {surface: {column: surface}}}
+          context:
+            numbers: {position: {column: position}}
+            categories: {surface: {column: surface}}
           labels:
             click: {table: engagements, where: "type = 'click'", match: {id: impression_id},
                     time: event_timestamp, within: 1h}

@@ -97,8 +97,13 @@ class Actions:
     def to(self, device: torch.device) -> Actions:
         """On a device."""
         moved = {name: each.to(device) for name, each in self.vectors.items()}
-        parts = (self.event, self.age, self.pin, self.present)
-        return Actions(*(each.to(device) for each in parts), moved)
+        return Actions(
+            self.event.to(device),
+            self.age.to(device),
+            self.pin.to(device),
+            self.present.to(device),
+            moved,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -97,6 +97,8 @@ class TowerSet:
             folder,
             datetime.fromisoformat(told["as_of"]),
             datetime.fromisoformat(since) if since else None,
-            *(tuple(told[name]) for name in ("events", "sources", "tasks")),
+            tuple(told["events"]),
+            tuple(told["sources"]),
+            tuple(told["tasks"]),
             told["report"],
         )
