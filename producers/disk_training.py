@@ -51,7 +51,8 @@ from provender.producers.memory import in_huge_pages, keep_freed_memory
 from provender.producers.optimizer_state import first_moments
 from provender.producers.parameters import Parameters
 from provender.producers.partitions import Layout, PartitionFiles, Partitioning
-from provender.producers.trainer import OnProgress, Progress, Run, check_trainable
+from provender.producers.trainer import Run, check_trainable
+from provender.producers.training_loop import START, Done, OnProgress, Stopwatch
 from provender.producers.training_state import TrainingState, anchor_of
 from provender.producers.transra_config import TransRAConfig
 from provender.producers.visit_sources import VisitSources
@@ -180,7 +181,7 @@ class DiskRun:
         for table in self._tables():
             in_huge_pages(table.entity)
         keep_freed_memory()
-        total, saved = self._chunks(), time.monotonic()
+        total, saved, watch = self._chunks(), time.monotonic(), Stopwatch(at.step)
         with ExitStack() as stack:
             for table in self._tables():
                 stack.enter_context(table)
@@ -192,7 +193,7 @@ class DiskRun:
                 for done in self._train_visit(turn, workers):
                     step += len(done)
                     if on_progress:
-                        on_progress(Progress.after(replace(at, step=step), total, done))
+                        on_progress(watch.after(replace(at, step=step), total, Done.together(done)))
                 epoch, chunk = divmod(turn + 1, len(self.order))
                 at = Position(epoch, chunk, step)
                 minutes = (time.monotonic() - saved) / 60
@@ -306,7 +307,7 @@ class DiskRun:
         found = load_checkpoint(self.checkpoints, self.mark)
         if found is None:
             self.files.commit()
-            return Position(0, 0, 0)
+            return START
         for name, values in self._tensors().items():
             if name not in ("slot", "versions"):
                 values.copy_(found.tensors[name])

@@ -22,9 +22,10 @@ from provender.producers.kg_defaults import PATIENCE, VALIDATE_EVERY, GraphSizes
 from provender.producers.kg_judging import HeadJudge, LinkJudge, model_scorer
 from provender.producers.kg_report import bars_of
 from provender.producers.parameters import Parameters
-from provender.producers.trainer import Progress, train
+from provender.producers.trainer import train
 from provender.producers.training_curves import draw
 from provender.producers.training_log import Pace, TrainingLog, in_words, read_metrics
+from provender.producers.training_loop import Progress
 from provender.producers.training_state import fingerprint
 from provender.producers.transra_config import TransRAConfig
 from provender.producers.validation import Validation

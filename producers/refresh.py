@@ -43,8 +43,9 @@ from provender.producers.publish import (
     refused,
 )
 from provender.producers.rehearsal import Rehearsal, rehearse
-from provender.producers.trainer import Progress, train
+from provender.producers.trainer import train
 from provender.producers.training_log import TrainingLog
+from provender.producers.training_loop import Progress
 from provender.producers.training_state import optimizers_at_end
 from provender.producers.vanished import Vanished, carried, save_vanished
 from provender.producers.vectors import Vectors, save_vectors

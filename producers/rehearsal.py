@@ -14,7 +14,8 @@ from provender.producers.evaluation import quality
 from provender.producers.event_set import EventSet
 from provender.producers.graph import TripleGraph
 from provender.producers.parameters import Parameters
-from provender.producers.trainer import OnProgress, train
+from provender.producers.trainer import train
+from provender.producers.training_loop import OnProgress
 from provender.producers.training_state import curve_at_end
 from provender.producers.transra_config import EarlyStopping, TransRAConfig
 from provender.producers.validation import Validation, best_of

@@ -1,4 +1,4 @@
-"""Training: one visible loop over chunks of one relation.
+"""Training of TransRA: chunks of one relation, by the loop of all producers.
 
 Each epoch shuffles the edges within their relations, cuts chunks and shuffles the chunks. A chunk
 gathers its rows once (heads, tails and the negatives of both sides, each entity once), makes one
@@ -11,8 +11,7 @@ Legend of shapes: N entities, R relations, d dims, B triples, U unique rows.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from provender.plugin.errors import ConfigError, TrainingError
 from provender.producers import ranks
-from provender.producers.checkpoint import Checkpoint, Position, load_checkpoint, save_checkpoint
+from provender.producers.checkpoint import Position
 from provender.producers.chunks import Chunk, ChunkSource, EpochPlan
 from provender.producers.devices import pick_device
 from provender.producers.gradients import Objective, chunk_gradients
@@ -33,37 +32,12 @@ from provender.producers.optimizers import adagrad_rows, adam
 from provender.producers.parameters import Parameters, principal_axes, rotate
 from provender.producers.scores import SCORES, brain_float, single
 from provender.producers.sharded_training import Leader
+from provender.producers.training_loop import START, Checkpoints, Done, OnProgress, train_from
 from provender.producers.training_state import TrainingState, anchor_of, fingerprint
 from provender.producers.transra_config import TransRAConfig
 from provender.producers.validation import Validation
 from provender.producers.warm_start import Parent, Reference, align
 from provender.producers.workers import Workers
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a training is: `step` of `total` chunks; the last ones' triples and mean loss."""
-
-    epoch: int
-    step: int
-    total: int
-    triples: int
-    loss: float
-
-    @property
-    def count(self) -> int:
-        """The triples, as the log of any training calls them."""
-        return self.triples
-
-    @classmethod
-    def after(cls, at: Position, total: int, done: Sequence[tuple[int, float]]) -> Progress:
-        """After the chunks whose triples and mean losses are given."""
-        triples = sum(count for count, _ in done)
-        loss = sum(count * mean for count, mean in done) / triples
-        return cls(at.epoch, at.step, total, triples, loss)
-
-
-OnProgress = Callable[[Progress], None]
 
 
 def train(
@@ -90,37 +64,17 @@ def train(
     run = Run.prepare(graph, config, pick_device(device), parent)
     state = TrainingState.start(graph, config, run.source.device, parent, run.reference)
     mark = fingerprint(graph, config, parent)
-    at = Position(0, 0, 0)
-    if checkpoint_dir and (found := load_checkpoint(checkpoint_dir, mark)):
+    checkpoints = Checkpoints(checkpoint_dir, mark, config.checkpoint_minutes)
+    at = START
+    if found := checkpoints.newest():
         state, at = state.restored(found), found.position
     state.in_huge_pages()
     keep_freed_memory()
-    saved = time.monotonic()
-
     with _crew(run, state) as workers:
-        while at.epoch < run.epochs and not (validation and validation.over(state.curve)):
-            plan = EpochPlan.cut(graph, config.chunk_size, config.seed, at.epoch)
-            total = run.epochs * len(plan.chunks)
-            while at.chunk < len(plan.chunks):
-                block = range(at.chunk, min(at.chunk + workers.block, len(plan.chunks)))
-                done = workers.train(plan, block)
-                at = Position(at.epoch, block.stop, at.step + len(block))
-                minutes = (time.monotonic() - saved) / 60
-                if checkpoint_dir and minutes >= config.checkpoint_minutes and at.step < total:
-                    workers.settle()
-                    save_checkpoint(checkpoint_dir, mark, Checkpoint(at, state.tensors()))
-                    saved = time.monotonic()
-                if on_progress:
-                    on_progress(Progress.after(at, total, done))
-            at = Position(at.epoch + 1, 0, at.step)
-            if validation and validation.due(at.epoch, run.epochs):
-                workers.settle()
-                state.judged(validation.judge(state.parameters))
+        training = _GraphTraining(run, state, workers, validation)
+        train_from(at, training, checkpoints, on_progress=on_progress)
         workers.settle()
-
     state.check_finite(graph)
-    if checkpoint_dir:
-        save_checkpoint(checkpoint_dir, mark, Checkpoint(at, state.tensors()))
     parameters = state.best().to("cpu")
     if parent is None and config.principal_axes and "translation" in parameters.relation:
         parameters = rotate(parameters, principal_axes(parameters, graph))
@@ -234,6 +188,44 @@ class Run:
             expected="a finite loss",
             remedy="Lower learning_rate or score_scale.",
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _GraphTraining:
+    """What the loop trains: chunks that workers take, some at a time."""
+
+    run: Run
+    state: TrainingState
+    workers: Workers | Leader
+    validation: Validation | None
+
+    def goes_on(self, epoch: int) -> bool:
+        over = self.validation is not None and self.validation.over(self.state.curve)
+        return epoch < self.run.epochs and not over
+
+    def epoch(self, at: Position) -> tuple[int, Iterator[Done]]:
+        config = self.run.config
+        plan = EpochPlan.cut(self.run.source.graph, config.chunk_size, config.seed, at.epoch)
+        return self.run.epochs * len(plan.chunks), self._trained(plan, at.chunk)
+
+    def _trained(self, plan: EpochPlan, start: int) -> Iterator[Done]:
+        chunks = range(start, len(plan.chunks))
+        for first in range(0, len(chunks), self.workers.block):
+            block = chunks[first : first + self.workers.block]
+            yield Done.together(self.workers.train(plan, block))
+
+    def judge(self, epoch: int) -> float | None:
+        if self.validation is None or not self.validation.due(epoch, self.run.epochs):
+            return None
+        self.workers.settle()
+        self.state.judged(self.validation.judge(self.state.parameters))
+        return self.state.curve[-1]
+
+    def tensors(self) -> dict[str, Tensor]:
+        self.workers.settle()
+        # A run would go on from what are no numbers.
+        self.state.check_finite(self.run.source.graph)
+        return self.state.tensors()
 
 
 def _crew(run: Run, state: TrainingState) -> Workers | Leader:

@@ -20,7 +20,8 @@ from track import Finished, Graph, Track
 
 from provender.producers.graph import TripleGraph
 from provender.producers.parameters import Parameters
-from provender.producers.trainer import Progress, train
+from provender.producers.trainer import train
+from provender.producers.training_loop import Progress
 from provender.producers.transra_config import TransRAConfig
 from provender.producers.validation import Validation
 
@@ -76,7 +77,7 @@ def peer(track: Track) -> None:
         return 0.0
 
     def progressed(progress: Progress) -> None:
-        track.step(progress.triples)
+        track.step(progress.count)
 
     judge = Validation(judged, patience=1_000) if track.stops else None
     rates = [_rates(track, config)]

@@ -53,6 +53,7 @@ from provender.producers.linksage.page_tables import PageSet, read_page_set
 from provender.producers.linksage.page_training import train_pages
 from provender.producers.publish import Gate
 from provender.producers.refresh import LOG, OnStage, Refresh
+from provender.producers.training_loop import Progress
 from provender.producers.vectors import Vectors, load_vectors, save_vectors
 from provender.producers.version_job import VersionJob
 from provender.producers.version_lineage import check_first, is_own

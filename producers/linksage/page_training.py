@@ -1,18 +1,18 @@
-"""Training of the page encoder: one visible loop over batches of positives.
+"""Training of the page encoder, over batches of positives by the loop of all producers.
 
 Under torchrun each process encodes its share of every batch, and all add up their gradients.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from provender.producers.checkpoint import Checkpoint, Position, load_checkpoint, save_checkpoint
+from provender.producers.checkpoint import Position
 from provender.producers.devices import pick_device
 from provender.producers.linksage.config import LinkSageConfig
 from provender.producers.linksage.features import Features
@@ -24,25 +24,8 @@ from provender.producers.linksage.page_steps import PageSteps
 from provender.producers.linksage.page_training_state import PageTrainingState, fingerprint
 from provender.producers.memory import keep_freed_memory
 from provender.producers.training_log import TrainingLog
+from provender.producers.training_loop import START, Checkpoints, Done, OnProgress, train_from
 
-
-@dataclass(frozen=True)
-class PageProgress:
-    """After `step` of `total` batches: the last one's positives and mean loss, and the pace.
-
-    `rate` are positives a second since this process began, `seconds_left` follow from it.
-    """
-
-    epoch: int
-    step: int
-    total: int
-    count: int
-    loss: float
-    rate: float
-    seconds_left: float
-
-
-OnProgress = Callable[[PageProgress], None]
 #: Judges a model after an epoch: the higher the better.
 Validate = Callable[[PageModel], float]
 
@@ -80,51 +63,52 @@ def train_pages(
         model = PageModel.new(config, features).to(where)
         steps = PageSteps.prepare(model, features, graph, neighbours, where)
         state = PageTrainingState.start(model)
-        checkpoints = folder / "checkpoints"
         mark = fingerprint(config, features, graph, neighbours)
-        at = Position(0, 0, 0)
-        if found := load_checkpoint(checkpoints, mark):
+        checkpoints = Checkpoints(
+            folder / "checkpoints", mark, config.training.checkpoint_minutes, steps.leads
+        )
+        at = START
+        if found := checkpoints.newest():
             state.restore(found)
             at = found.position
         steps.check_together(at)
         keep_freed_memory()
-        pace, saved = _Pace(at.step), time.monotonic()
-
-        while at.epoch < config.training.epochs:
-            batches = steps.batches(at.epoch)
-            total = config.training.epochs * len(batches)
-            for batch in batches[at.chunk :]:
-                loss = steps.step(state, batch, at, total)
-                at = Position(at.epoch, at.chunk + 1, at.step + 1)
-                minutes = (time.monotonic() - saved) / 60
-                if steps.leads and minutes >= config.training.checkpoint_minutes:
-                    save_checkpoint(checkpoints, mark, Checkpoint(at, state.tensors()))
-                    saved = time.monotonic()
-                if steps.leads:
-                    told = pace.after(at, total, len(batch), loss)
-                    log(told)
-                    if on_progress:
-                        on_progress(told)
-            at = Position(at.epoch + 1, 0, at.step)
-            if validate:
-                state.modules.eval()
-                state.judged(validate(model))
-                if steps.leads:
-                    log.judged(at.epoch, "validation", state.curve[-1])
-        if steps.leads:
-            save_checkpoint(checkpoints, mark, Checkpoint(at, state.tensors()))
+        training = _PageTraining(steps, state, validate)
+        train_from(at, training, checkpoints, leads=steps.leads, log=log, on_progress=on_progress)
         return state.best()
 
 
-class _Pace:
-    """Positives a second of this process's training, and how long the rest will take."""
+@dataclass(frozen=True, eq=False)
+class _PageTraining:
+    """What the loop trains: steps that change a state."""
 
-    def __init__(self, step: int) -> None:
-        self._began, self._first, self._count = time.monotonic(), step, 0
+    steps: PageSteps
+    state: PageTrainingState
+    validate: Validate | None
 
-    def after(self, at: Position, total: int, count: int, loss: float) -> PageProgress:
-        self._count += count
-        seconds = max(time.monotonic() - self._began, 1e-9)
-        left = seconds / (at.step - self._first) * (total - at.step)
-        rate = self._count / seconds
-        return PageProgress(at.epoch, at.step, total, count, loss, rate, left)
+    def goes_on(self, epoch: int) -> bool:
+        return epoch < self._epochs
+
+    def epoch(self, at: Position) -> tuple[int, Iterator[Done]]:
+        batches = self.steps.batches(at.epoch)
+        total = self._epochs * len(batches)
+        return total, self._trained(batches, at, total)
+
+    def _trained(self, batches: list[Tensor], at: Position, total: int) -> Iterator[Done]:
+        for done, batch in enumerate(batches[at.chunk :]):
+            here = Position(at.epoch, at.chunk + done, at.step + done)
+            yield Done(1, len(batch), self.steps.step(self.state, batch, here, total))
+
+    def judge(self, epoch: int) -> float | None:
+        if self.validate is None:
+            return None
+        self.state.modules.eval()
+        self.state.judged(self.validate(self.state.model))
+        return self.state.curve[-1]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.state.tensors()
+
+    @property
+    def _epochs(self) -> int:
+        return self.state.model.config.training.epochs

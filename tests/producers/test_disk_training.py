@@ -18,7 +18,8 @@ from provender.producers.chunks import EpochPlan
 from provender.producers.disk_training import DiskRun, VisitRun, train_on_disk
 from provender.producers.edge_streams import GraphEdges
 from provender.producers.parameters import Parameters
-from provender.producers.trainer import Progress, train
+from provender.producers.trainer import train
+from provender.producers.training_loop import Progress
 from provender.producers.training_state import TrainingState
 from provender.producers.visit_sources import sampler_of_present
 from tests.producers.disk_world import COUNTS, SMALL, own_topic, planted

@@ -22,7 +22,8 @@ from provender.producers.graph import TripleGraph
 from provender.producers.optimizers import adam
 from provender.producers.parameters import Parameters
 from provender.producers.ranks import Ranks
-from provender.producers.trainer import Progress, Run, train
+from provender.producers.trainer import Run, train
+from provender.producers.training_loop import Progress
 from provender.producers.training_state import TrainingState
 from provender.producers.transra_config import TransRAConfig
 from provender.producers.warm_start import Parent

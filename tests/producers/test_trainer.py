@@ -16,7 +16,8 @@ from provender.producers.evaluation import next_day
 from provender.producers.graph import TripleGraph
 from provender.producers.negatives import build_sampler
 from provender.producers.scores import SCORES
-from provender.producers.trainer import Progress, train
+from provender.producers.trainer import train
+from provender.producers.training_loop import Progress
 from provender.producers.training_state import TrainingState
 from provender.producers.transra_config import TransRAConfig
 from provender.producers.vectors import Vectors
@@ -193,7 +194,7 @@ def test_progress_counts_every_triple() -> None:
     seen: list[Progress] = []
     train(GRAPH, SMALL, on_progress=seen.append)
     assert [at.step for at in seen] == list(range(1, seen[-1].total + 1))
-    assert sum(at.triples for at in seen) == SMALL.epochs * GRAPH.edges
+    assert sum(at.count for at in seen) == SMALL.epochs * GRAPH.edges
     assert {at.epoch for at in seen} == set(range(SMALL.epochs))
     assert np.mean([at.loss for at in seen[-5:]]) < np.mean([at.loss for at in seen[:5]])
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from provender.producers.trainer import Progress
 from provender.producers.training_curves import draw
 from provender.producers.training_log import METRICS, Pace, TrainingLog, read_metrics
+from provender.producers.training_loop import Progress
 
 
 def _progress(step: int, loss: float = 1.0, epoch: int = 0) -> Progress:
-    return Progress(epoch, step, 10, 100, loss)
+    return Progress(epoch, step, 10, 100, loss, 50.0, 2.0)
 
 
 def test_lines_are_written_in_time_and_the_last_one_always(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 from provender.plugin.errors import CheckpointError
 from provender.producers.parameters import Parameters
-from provender.producers.trainer import Progress, train
+from provender.producers.trainer import train
+from provender.producers.training_loop import Progress
 from provender.producers.validation import Validation
 from provender.producers.vectors import Vectors
 from provender.producers.warm_start import Parent

@@ -69,7 +69,7 @@ def test_two_threads_find_the_planted_structure() -> None:
     former = torch.get_num_threads()
     config = changed(epochs=10, shrinkage=1.0, cpu_threads=2)
     seen: list[int] = []
-    parameters = train(GRAPH, config, on_progress=lambda at: seen.append(at.triples))
+    parameters = train(GRAPH, config, on_progress=lambda at: seen.append(at.count))
     report = next_day(parameters, GRAPH, WINDOW, recalls=[10])["click"]
     assert report.model.recall[10] > 0.8
     assert sum(seen) == config.epochs * GRAPH.edges

@@ -20,10 +20,11 @@ from provender.producers.linksage.page_folds import taken
 from provender.producers.linksage.page_model import PageModel
 from provender.producers.linksage.page_sampling import Positives, dropout_seed
 from provender.producers.linksage.page_tokens import PageTokens, TokenSource
-from provender.producers.linksage.page_training import PageProgress, train_pages
+from provender.producers.linksage.page_training import train_pages
 from provender.producers.linksage.page_training_state import rate_at
 from provender.producers.ranks import Ranks
 from provender.producers.training_log import read_metrics
+from provender.producers.training_loop import Progress
 from tests.producers.linksage.planted_pages import Planted, planted, recall, small
 from tests.producers.rank_world import over
 
@@ -87,7 +88,7 @@ def test_texts_or_images_alone_will_do(tmp_path: Path, kind: str) -> None:
     some = replace(features, pages=only(features.pages), pins=only(features.pins))
     given = replace(PLANTED, features=some)
     for images in ("mean", "tokens"):
-        told: list[PageProgress] = []
+        told: list[Progress] = []
         config = small(model={"images": images}, training={"targets": "joint"})
         model = _train(tmp_path / images, config, given, on_progress=told.append)
         assert told[-1].loss < told[0].loss
@@ -109,7 +110,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path: Path, targets: str, st
 
     whole = _tensors(_train(tmp_path / "whole", config, validate=judge))
 
-    def stopping(at: PageProgress) -> None:
+    def stopping(at: Progress) -> None:
         if at.step == stop:
             raise _StoppedError
 
@@ -152,7 +153,7 @@ def test_the_best_epoch_is_returned(tmp_path: Path) -> None:
 
 
 def test_progress_is_told_and_kept(tmp_path: Path) -> None:
-    told: list[PageProgress] = []
+    told: list[Progress] = []
     _train(tmp_path, small(), on_progress=told.append)
     batches = -(-len(PLANTED.graph.positive_pin) // 32)
     assert [at.step for at in told] == list(range(1, 3 * batches + 1))
