@@ -91,17 +91,21 @@ def demo(
             remedy="Give it with --data FOLDER.",
         )
     world = World.load(chosen)
-    if not world.linksage:
-        _leave_out(repo / "page_views.py")
+    for section, declared in (
+        (world.linksage, "page_views.py"),
+        (world.upstream, "upstream_views.py"),
+    ):
+        if not section:
+            _leave_out(repo / declared)
     _settle(chosen, place)
     if data is None:
         data = place.data
         sizes = ["--users", users, "--pins", pins, "--days", days, "--seed", seed]
         _provender("simulate", "--out", place.simulation, *sizes)
     at_home = ["--home", home, "--data", data]
+    _feast(repo, "apply")  # first: upstream towers look at other views through Feast
     _provender("produce", *at_home)
     _provender("evaluate", *at_home)
-    _feast(repo, "apply")
     _feast(repo, "materialize", *_span(world))
     _release(place, world)
     # The logs are old and the snapshots of today: their history is a backfill.

@@ -1,8 +1,8 @@
 """A world: one YAML file that declares a data set, from its tables to its evaluation dates.
 
 The file has one section for each reader; `World` checks that the sections are there and leaves
-what is inside `events`, `content`, `counters`, `transra`, `linksage` and `ranking` to the modules
-that use them. The worlds that ship are in feature_repo/worlds.
+what is inside `events`, `content`, `counters`, `transra`, `linksage`, `upstream` and `ranking` to
+the modules that use them. The worlds that ship are in feature_repo/worlds.
 """
 
 from __future__ import annotations
@@ -73,6 +73,11 @@ class World(BaseModel):
         default_factory=dict,
         description="where pages and pins are and how LinkSage is trained, with `families` and "
         "`versions` likewise; checked by producers/linksage/page_job.py",
+    )
+    upstream: dict[str, Any] = Field(
+        default_factory=dict,
+        description="what upstream towers learn from and see, and how they are trained, with "
+        "`families` and `versions` likewise; checked by producers/upstream/tower_job.py",
     )
     ranking: dict[str, Any] = Field(
         default_factory=dict, description="checked by consumers/ranking_task.py"

@@ -47,7 +47,11 @@ def cold(
     """
     place = Home(home)
     views = views_in_repo(repo or place.repo)
-    check_transra(views, family, "`provender linksage stream` embeds pages as they are crawled.")
+    instead = {
+        "linksage": "`provender linksage stream` embeds pages as they are crawled.",
+        "upstream": "New users and pins get a vector at the next `provender refresh`.",
+    }
+    check_transra(views, family, instead)
     job = Job.declare(
         World.load(world_path or place.world),
         data or place.data,

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -127,6 +127,11 @@ def simulate(
     multiple=True,
     help="Of the families' views; may be given several times.  [default: every declared version]",
 )
+@click.option(
+    "--days",
+    type=click.IntRange(min=1),
+    help="As of so many days, one after the other: a backfill that ends with --as-of.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @over_ranks
 def produce(
@@ -137,15 +142,17 @@ def produce(
     as_ofs: tuple[datetime, ...],
     families: tuple[str, ...],
     numbers: tuple[int, ...],
+    days: int | None,
     device: str,
 ) -> None:
-    """Train TransRA and LinkSage and write the snapshots of every view of theirs.
+    """Train TransRA, LinkSage and upstream towers, and write the snapshots of all their views.
 
     A run that was stopped is found again and goes on; what is done is not done again. Nothing is
     asked of the vectors and nothing goes online: this is for first histories and backfills, while
     `provender refresh` renews what is in use.
     """
     place = _Place.at(home, world_path, data, repo)
+    as_ofs = _backfilled(as_ofs, days)
     jobs = [
         place.any_job(family, number, device)
         for family, number in _chosen(place, sorted(set(families)), sorted(set(numbers)))
@@ -161,6 +168,15 @@ def produce(
             done.append((result, time.perf_counter() - started))
             tell_bad_rows(result.events)
     console.print(_refreshes(done))
+
+
+def _backfilled(as_ofs: tuple[datetime, ...], days: int | None) -> tuple[datetime, ...]:
+    """The days up to an as-of time, or what was given."""
+    if days is None:
+        return as_ofs
+    if len(as_ofs) != 1:
+        raise click.UsageError("--days needs one --as-of: the last of the days")
+    return tuple(as_ofs[0] - timedelta(days=each) for each in range(days))
 
 
 def _chosen(place: _Place, families: list[str], numbers: list[int]) -> list[tuple[str, int]]:
@@ -217,7 +233,11 @@ def graph(
 ) -> None:
     """Show what the events before a time become: rows, edges, and who has any."""
     place = _Place.at(home, world_path, data, repo)
-    check_transra(place.views, family, "`provender linksage graph` shows theirs.")
+    instead = {
+        "linksage": "`provender linksage graph` shows theirs.",
+        "upstream": "`provender upstream inputs` shows what they see.",
+    }
+    check_transra(place.views, family, instead)
     job = place.job(family, version, "cpu")
     cut = as_of or job.world.dates.as_ofs()[-1]
     with stages(f"{cut:%Y-%m-%d}") as on_stage:
@@ -246,12 +266,12 @@ def evaluate(
     if context.invoked_subcommand is not None:
         return
     place = _Place.at(home, world_path, data, repo)
-    check_transra(
-        place.views,
-        family,
-        "`provender refresh` judges each refresh of it by the next, as `provender lineage` shows; "
-        "`provender evaluate linksage` learns and judges a page set given as files.",
-    )
+    next_one = "`provender refresh` judges each refresh by the next, as `provender lineage` shows; "
+    instead = {
+        "linksage": f"{next_one}`provender evaluate linksage` judges a page set given as files.",
+        "upstream": "`provender evaluate upstream` judges its towers by later days.",
+    }
+    check_transra(place.views, family, instead)
     job = place.job(family, version, device)
     start, end = job.world.dates.evaluation()
     with stages("evaluate") as on_stage:
@@ -297,6 +317,7 @@ class _Place:
     home: Home
     world: World
     data: Path
+    repo: Path
     views: list[DeclaredView]
 
     @classmethod
@@ -305,7 +326,8 @@ class _Place:
     ) -> _Place:
         place = Home(home)
         world = World.load(world_path or place.world)
-        return cls(place, world, data or place.data, views_in_repo(repo or place.repo))
+        chosen = repo or place.repo
+        return cls(place, world, data or place.data, chosen, views_in_repo(chosen))
 
     def job(self, family: str | None, version: int | None, device: str) -> Job:
         return Job.declare(
@@ -314,7 +336,14 @@ class _Place:
 
     def any_job(self, family: str, version: int, device: str) -> AnyJob:
         return declare(
-            self.world, self.data, self.home, self.views, device, family=family, version=version
+            self.world,
+            self.data,
+            self.home,
+            self.views,
+            device,
+            family=family,
+            version=version,
+            repo=self.repo,
         )
 
 

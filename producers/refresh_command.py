@@ -73,7 +73,16 @@ def refresh(
     online = OnlineRefresh(repo or place.repo)
     chosen = sorted(set(numbers)) or _not_retired(online, family, declared)
     jobs = [
-        declare(world, data or place.data, place, views, device, family=family, version=number)
+        declare(
+            world,
+            data or place.data,
+            place,
+            views,
+            device,
+            family=family,
+            version=number,
+            repo=repo or place.repo,
+        )
         for number in chosen
     ]
     for job in jobs:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from provender.producers.declared_versions import families_of, versions_of, view
 from provender.producers.linksage import page_job
 from provender.producers.publish import Gate
 from provender.producers.refresh import OnStage, Refresh
+from provender.producers.upstream import tower_job
 
-AnyJob = transra_job.Job | page_job.PageJob
-#: By producer, in the order in which they are run.
-JOBS: dict[str, type[transra_job.Job] | type[page_job.PageJob]] = {
-    each.producer: each for each in (transra_job.Job, page_job.PageJob)
+AnyJob = transra_job.Job | page_job.PageJob | tower_job.TowerJob
+#: By producer, in the order in which they are run: towers may look at the others' vectors.
+JOBS: dict[str, type[transra_job.Job] | type[page_job.PageJob] | type[tower_job.TowerJob]] = {
+    each.producer: each for each in (transra_job.Job, page_job.PageJob, tower_job.TowerJob)
 }
 PRODUCERS = tuple(JOBS)
 
@@ -34,13 +36,15 @@ def declare(
     *,
     family: str,
     version: int | None = None,
+    repo: Path | None = None,
 ) -> AnyJob:
     """Put together the job of one version of a family, of whichever producer it has.
 
-    Raises ConfigError as `Job.declare` and `PageJob.declare` do, and for other producers.
+    Raises ConfigError and MappingError as the jobs' own `declare` do, and for other producers.
     """
     kind = JOBS[producer_of(views, family)]
-    return kind.declare(world, data, home, views, device, family=family, version=version)
+    job = kind.declare(world, data, home, views, device, family=family, version=version)
+    return replace(job, repo=repo)
 
 
 def compute(
@@ -54,9 +58,13 @@ def compute(
     """Refresh one version as of a time, as its producer does."""
     if isinstance(job, transra_job.Job):
         return transra.refresh(job, as_of, on_stage, gate, dry_run=dry_run)
-    from provender.producers.linksage.page_refresh import refresh_pages
+    if isinstance(job, page_job.PageJob):
+        from provender.producers.linksage.page_refresh import refresh_pages
 
-    return refresh_pages(job, as_of, on_stage, gate, dry_run=dry_run)
+        return refresh_pages(job, as_of, on_stage, gate, dry_run=dry_run)
+    from provender.producers.upstream.tower_refresh import refresh_towers
+
+    return refresh_towers(job, as_of, on_stage, gate, dry_run=dry_run)
 
 
 def producer_of(views: Sequence[DeclaredView], family: str) -> str:
@@ -72,19 +80,21 @@ def producer_of(views: Sequence[DeclaredView], family: str) -> str:
     return views_of_family(views, family)[0].spec.producer
 
 
-def check_transra(views: Sequence[DeclaredView], family: str | None, instead: str) -> None:
-    """Raise ConfigError for a family that LinkSage makes, where a command is TransRA's alone.
+def check_transra(
+    views: Sequence[DeclaredView], family: str | None, instead: Mapping[str, str]
+) -> None:
+    """Raise ConfigError for a family that another producer makes, where a command is TransRA's.
 
     Args:
-        instead: what to do with views of pages.
+        instead: producer -> what to do with its views.
     """
     made_by = {view.spec.producer for view in views if view.spec.family == family}
-    if page_job.PRODUCER in made_by:
+    for producer in made_by & instead.keys():
         raise ConfigError(
             f"family {family}",
-            found=f"views that {page_job.PRODUCER} makes",
+            found=f"views that {producer} makes",
             expected=f"a family of {transra_job.PRODUCER}, which this command is for",
-            remedy=instead,
+            remedy=instead[producer],
         )
 
 
@@ -96,13 +106,13 @@ def numbers_of_family(views: Sequence[DeclaredView], family: str) -> list[int]:
 def families_shipped(views: Sequence[DeclaredView], world: World) -> list[str]:
     """Return all families that can be produced from a world, by producer, then ascending.
 
-    A repo may declare views of pages, and its world have none: no section `linksage`.
+    A repo may declare views of pages or of towers, and its world have no section for them.
 
     Raises ConfigError without any.
     """
     there = {view.spec.producer for view in views} & set(PRODUCERS)
-    if not world.linksage:
-        there.discard(page_job.PRODUCER)
+    sections = {page_job.PRODUCER: world.linksage, tower_job.PRODUCER: world.upstream}
+    there -= {producer for producer, section in sections.items() if not section}
     if not there:
         return families_of(views, PRODUCERS[0])  # And it says what is missing.
     return [family for each in PRODUCERS if each in there for family in families_of(views, each)]

@@ -21,13 +21,12 @@ from provender.plugin.checked_yaml import check
 from provender.plugin.errors import ConfigError, MappingError
 from provender.plugin.home import Home
 from provender.plugin.repo import DeclaredView
-from provender.plugin.spec import EmbeddingSpec
 from provender.plugin.world import World
 from provender.producers.declared_versions import check_key, numbers_of, the_one, the_version
 from provender.producers.linksage.config import LinkSageConfig
 from provender.producers.linksage.declarations import PageSources
 from provender.producers.settings import settings_of
-from provender.producers.version_job import VersionJob
+from provender.producers.version_job import VersionJob, with_dims
 
 PRODUCER = "linksage"
 #: What its views may be of.
@@ -81,7 +80,7 @@ class PageJob(VersionJob):
             producer=PRODUCER,
         )
         sources, settings = split(section, f"{world.path or 'world'}: {where}")
-        config = LinkSageConfig.parse(_with_dims(settings, first, where), where)
+        config = LinkSageConfig.parse(with_dims(settings, first, where), where)
         _check_tables(sources, world)
         job = cls(world, data, home, tuple(v.spec for v in mine), sources, config, device)
         _check_space(job, where)
@@ -119,21 +118,6 @@ def split(section: Mapping[str, Any], where: str) -> tuple[PageSources, dict[str
     known = PageSources.model_fields
     sources = check(PageSources, {k: v for k, v in section.items() if k in known}, where)
     return sources, {k: v for k, v in section.items() if k not in known}
-
-
-def _with_dims(settings: Mapping[str, Any], spec: EmbeddingSpec, where: str) -> dict[str, Any]:
-    """The settings with the views' dims; raises ConfigError where they say something else."""
-    model = settings.get("model", {})
-    declared = {"dim": spec.dim, "nested_dims": spec.nested_dims}
-    for name, dims in declared.items():
-        if isinstance(model, Mapping) and name in model:
-            raise ConfigError(
-                f"section {where}, model.{name}",
-                found=repr(model[name]),
-                expected=f"nothing: it follows the embedding views, which declare {dims}",
-                remedy="Leave it out of the world file.",
-            )
-    return {**settings, "model": {**model, **declared} if isinstance(model, Mapping) else model}
 
 
 def _check_view(view: DeclaredView) -> None:

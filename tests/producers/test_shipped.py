@@ -36,13 +36,13 @@ VIEWS = [
 
 def test_a_command_of_transra_says_what_to_do_with_pages() -> None:
     with pytest.raises(ConfigError) as caught:
-        check_transra(VIEWS, "landing", "Do that.")
+        check_transra(VIEWS, "landing", {"linksage": "Do that."})
     assert str(caught.value) == (
         "family landing: found views that linksage makes; expected a family of transra, which this "
         "command is for. Do that."
     )
     for other in ("ads", "sage", "none", None):
-        check_transra(VIEWS, other, "Do that.")
+        check_transra(VIEWS, other, {"linksage": "Do that."})
 
 
 def test_the_producer_of_a_family() -> None:
