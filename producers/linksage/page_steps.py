@@ -12,6 +12,7 @@ from torch.nn.utils import clip_grad_norm_
 from provender.plugin.errors import TrainingError
 from provender.producers import ranks
 from provender.producers.checkpoint import Position
+from provender.producers.dense_optimizer import rate_at, set_rate
 from provender.producers.linksage.features import Features
 from provender.producers.linksage.matryoshka import nested_losses
 from provender.producers.linksage.page_encoder import encode
@@ -20,7 +21,7 @@ from provender.producers.linksage.page_model import PageModel, brain_float
 from provender.producers.linksage.page_neighbours import Neighbours
 from provender.producers.linksage.page_sampling import Positives, dropout_seed, shown_alone
 from provender.producers.linksage.page_tokens import TokenSource
-from provender.producers.linksage.page_training_state import PageTrainingState, rate_at
+from provender.producers.linksage.page_training_state import PageTrainingState
 from provender.producers.linksage.pin_vectors import PinVectors
 
 
@@ -90,8 +91,8 @@ class PageSteps:
         norm = float(clip_grad_norm_(parameters, config.clip))
         if not (math.isfinite(told) and math.isfinite(norm)):
             raise _not_finite(at, batch, told, norm)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate_at(at.step, total, config)
+        rate = rate_at(at.step, total, config.learning_rate, config.warmup)
+        set_rate(state.optimizer, rate)
         state.optimizer.step()
         return told
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from provender.producers.checkpoint import Checkpoint
-from provender.producers.linksage.config import LinkSageConfig, TrainingConfig
+from provender.producers.dense_optimizer import adamw, moments, restore_moments
+from provender.producers.linksage.config import LinkSageConfig
 from provender.producers.linksage.features import Features, NodeFeatures
 from provender.producers.linksage.page_graph import PageGraph
 from provender.producers.linksage.page_model import PageModel
@@ -19,7 +19,6 @@ from provender.producers.linksage.page_tokens import shared
 from provender.producers.validation import best_of
 
 _MODEL, _BEST, _ADAM = "model/", "best/", "adam/"
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(eq=False)
@@ -38,7 +37,8 @@ class PageTrainingState:
     @classmethod
     def start(cls, model: PageModel) -> PageTrainingState:
         """Of an untrained model, on its device."""
-        return cls(model, modules := model.modules, adamw(modules, model.config.training))
+        modules = model.modules
+        return cls(model, modules, adamw(modules, model.config.training.weight_decay))
 
     def judged(self, figure: float) -> None:
         """Note a judgement, and keep the model's tensors if it is the best."""
@@ -57,44 +57,18 @@ class PageTrainingState:
         """Everything, by name."""
         held = {_MODEL + name: value for name, value in self.modules.state_dict().items()}
         held |= {_BEST + name: value for name, value in (self.kept or {}).items()}
-        for name, parameter in self.modules.named_parameters():
-            known = self.optimizer.state.get(parameter, {})
-            held |= {f"{_ADAM}{name}/{moment}": value for moment, value in known.items()}
+        known = moments(self.optimizer, self.modules)
+        held |= {_ADAM + name: value for name, value in known.items()}
         return held | {"curve": torch.tensor(self.curve, dtype=torch.float64)}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Become what a checkpoint holds."""
         held = checkpoint.tensors
         self.modules.load_state_dict(_under(_MODEL, held))
-        for name, parameter in self.modules.named_parameters():
-            if f"{_ADAM}{name}/step" in held:
-                state = {one: held[f"{_ADAM}{name}/{one}"].clone() for one in _MOMENTS}
-                moved = {one: state[one].to(parameter.device) for one in _MOMENTS[1:]}
-                self.optimizer.state[parameter] = state | moved
+        restore_moments(self.optimizer, self.modules, _under(_ADAM, held))
         self.curve = held["curve"].tolist()
         device = next(self.modules.parameters()).device
         self.kept = {n: v.to(device).clone() for n, v in _under(_BEST, held).items()} or None
-
-
-def adamw(modules: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW that shrinks matrices, and neither biases nor norms nor single vectors."""
-    learned = [each for each in modules.parameters() if each.requires_grad]
-    matrices = [each for each in learned if each.ndim > 1]
-    others = [each for each in learned if each.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate)
-
-
-def rate_at(step: int, total: int, config: TrainingConfig) -> float:
-    """The learning rate of a step: a linear rise, then half a cosine down to nearly nothing."""
-    rising = round(config.warmup * total)
-    if step < rising:
-        return config.learning_rate * (step + 1) / rising
-    fallen = (step - rising) / max(total - rising, 1)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * fallen))
 
 
 def fingerprint(

@@ -21,7 +21,6 @@ from provender.producers.linksage.page_model import PageModel
 from provender.producers.linksage.page_sampling import Positives, dropout_seed
 from provender.producers.linksage.page_tokens import PageTokens, TokenSource
 from provender.producers.linksage.page_training import train_pages
-from provender.producers.linksage.page_training_state import rate_at
 from provender.producers.ranks import Ranks
 from provender.producers.training_log import read_metrics
 from provender.producers.training_loop import Progress
@@ -261,14 +260,3 @@ def test_each_step_drops_out_of_its_own(tmp_path: Path, monkeypatch: pytest.Monk
     steps: list[int] = []
     _train(tmp_path, small(), on_progress=lambda at: steps.append(at.step))
     assert len(set(seeds)) == len(steps)
-
-
-def test_the_rate_rises_and_falls() -> None:
-    config = small(training={"learning_rate": 1.0, "warmup": 0.2}).training
-    rates = [rate_at(step, 20, config) for step in range(20)]
-    assert rates[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert rates[4:] == sorted(rates[4:], reverse=True)
-    assert rates[12] == pytest.approx(0.5)
-    assert 0 < rates[-1] < 0.02
-    flat = small(training={"learning_rate": 1.0, "warmup": 0.0}).training
-    assert rate_at(0, 1, flat) == 1.0
