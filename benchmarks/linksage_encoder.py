@@ -35,13 +35,13 @@ from torch.nn import functional as F
 from provender.producers import onednn
 from provender.producers.linksage import dense
 from provender.producers.linksage.config import ModelConfig
-from provender.producers.linksage.encoders import unit
 from provender.producers.linksage.features import Features, NodeFeatures
 from provender.producers.linksage.page_encoder import Layer, PageEncoder, Projected, encode
 from provender.producers.linksage.page_graph import PageGraph
 from provender.producers.linksage.page_neighbours import Neighbours
 from provender.producers.linksage.page_tokens import Nodes, PageTokens, TokenSource
 from provender.producers.memory import keep_freed_memory
+from provender.producers.vectors import unit
 
 RESULTS = Path(__file__).parent / "results"
 TEXT, IMAGE, NEIGHBOURS = 256, 128, 50

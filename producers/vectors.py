@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from provender.plugin.errors import CheckpointError
 from provender.producers.mapped_rows import BLOCK, gathered
@@ -34,6 +34,13 @@ class Vectors:
     def dim(self) -> int:
         """The length of one vector."""
         return int(self.vectors.shape[1])
+
+
+def unit(rows: ArrayLike) -> NDArray[np.float32]:
+    """The rows of (n, d) at norm 1, as float32; rows of zeros stay."""
+    given = np.asarray(rows, np.float32)
+    norms = np.sqrt(np.einsum("ij,ij->i", given, given, dtype=np.float64))[:, None]
+    return np.asarray(given / np.where(norms > 0, norms, 1).astype(np.float32), np.float32)
 
 
 def save_vectors(folder: Path, vectors: Mapping[str, Vectors]) -> None:

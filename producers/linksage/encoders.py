@@ -127,13 +127,6 @@ def encoded(encoder: Encoder[Shown], batch: Sequence[Shown]) -> Vectors:
     return vectors
 
 
-def unit(rows: Vectors) -> Vectors:
-    """The rows of (n, d) at norm 1, as float32; rows of zeros stay."""
-    rows = np.asarray(rows, np.float32)
-    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))[:, None]
-    return np.asarray(rows / np.where(norms > 0, norms, 1).astype(np.float32), np.float32)
-
-
 def _told(given: object) -> str:
     shape = getattr(given, "shape", None)
     return type(given).__name__ if shape is None else f"shape {tuple(shape)}"

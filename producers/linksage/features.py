@@ -24,7 +24,6 @@ from provender.plugin.errors import CheckpointError
 from provender.plugin.files import remove_folder, whole_folder
 from provender.producers.linksage.config import FeatureConfig
 from provender.producers.linksage.encoder_set import EncoderSet, Shown, check_given
-from provender.producers.linksage.encoders import unit
 from provender.producers.linksage.feature_files import (
     mapped_keys,
     mapped_npy,
@@ -39,6 +38,7 @@ from provender.producers.linksage.row_vectors import (
     matrix,
     text_vectors,
 )
+from provender.producers.vectors import unit
 
 if TYPE_CHECKING:
     from provender.producers.linksage.page_tables import PageSet

@@ -23,18 +23,18 @@ from provender.producers.linksage.page_folds import neighbours_apart
 from provender.producers.linksage.page_graph import PageGraph, build_graph
 from provender.producers.linksage.page_model import PageModel
 from provender.producers.linksage.page_neighbours import Neighbours, find_neighbours
-from provender.producers.linksage.page_ranking import (
+from provender.producers.linksage.page_tables import PageSet, read_page_set
+from provender.producers.linksage.page_training import train_pages
+from provender.producers.linksage.page_training_state import fingerprint
+from provender.producers.linksage.quality import Quality, judge
+from provender.producers.linksage.work_folder import ROWS
+from provender.producers.pin_ranking import (
     Pairs,
     Scorer,
     cosines,
     inner_products,
     popularity,
 )
-from provender.producers.linksage.page_tables import PageSet, read_page_set
-from provender.producers.linksage.page_training import train_pages
-from provender.producers.linksage.page_training_state import fingerprint
-from provender.producers.linksage.quality import Quality, judge
-from provender.producers.linksage.work_folder import ROWS
 from provender.producers.refresh import OnStage
 
 Floats = NDArray[np.float32]
@@ -144,7 +144,7 @@ def judged(
 
     def kept(pairs: Pairs) -> Pairs:
         good = there[pairs.pins]
-        return Pairs(pairs.pages[good], place[pairs.pins[good]])
+        return Pairs(pairs.rows[good], place[pairs.pins[good]])
 
     def among(scorer: Scorer) -> Scorer:
         return lambda rows: scorer(rows)[:, there]

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from provender.producers.linksage.page_evaluation import rows_of
-from provender.producers.linksage.page_ranking import Pairs, popularity
 from provender.producers.linksage.page_tables import PageSet
 from provender.producers.linksage.quality import POPULARITY, Quality, judge
+from provender.producers.pin_ranking import Pairs, popularity
 from provender.producers.vectors import Vectors
 
 #: With fewer new pairs a recall is no figure.
@@ -34,7 +34,7 @@ def quality_since(
         dims: nested dims to judge too.
     """
     known, found = (_pairs(each, pages, pins) for each in (former, now))
-    codes = [each.pages * len(pins.keys) + each.pins for each in (known, found)]
+    codes = [each.rows * len(pins.keys) + each.pins for each in (known, found)]
     news = np.setdiff1d(codes[1], codes[0])
     if len(news) < FEWEST:
         return None

@@ -14,7 +14,15 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from provender.plugin.errors import TrainingError
-from provender.producers.linksage.page_ranking import (
+from provender.producers.linksage.same_space import SameSpace, same_space
+from provender.producers.linksage.score_figures import (
+    THRESHOLD,
+    Distribution,
+    drawn_negatives,
+    paired_cosines,
+    pairs_among,
+)
+from provender.producers.pin_ranking import (
     Floats,
     Ints,
     Pairs,
@@ -23,14 +31,6 @@ from provender.producers.linksage.page_ranking import (
     as_matrix,
     cosines,
     rank,
-)
-from provender.producers.linksage.same_space import SameSpace, same_space
-from provender.producers.linksage.score_figures import (
-    THRESHOLD,
-    Distribution,
-    drawn_negatives,
-    paired_cosines,
-    pairs_among,
 )
 
 KS = (10, 100)
@@ -140,7 +140,7 @@ def judge(
         dims: prefixes to judge, ascending; d is added.
         seed: of all that is drawn.
         ks: of recall@k, ascending.
-        baselines: further rankings of the same pins (page_ranking.py), by name. `random`, the
+        baselines: further rankings of the same pins (pin_ranking.py), by name. `random`, the
             expectation of any order, is added.
         most: test pairs that are judged, drawn where there are more.
         sample: pairs of pages, and negatives, that the distributions are of.
@@ -152,7 +152,7 @@ def judge(
     left_out = as_matrix(learned, len(pages), len(pins))
     asked, notes = _asked(held, left_out, most, seed)
     positives = (left_out + as_matrix(held, *left_out.shape)).tocsr()
-    negatives = drawn_negatives(asked.pages, positives, sample, seed)
+    negatives = drawn_negatives(asked.rows, positives, sample, seed)
     among = pairs_among(len(pages), sample, seed)
     full = pages.shape[1]
     lengths = tuple(sorted({*(dim for dim in dims if dim < full), full}))
@@ -169,8 +169,8 @@ def judge(
     if spread is None:
         raise AssertionError("there are test pairs")
     return Quality(
-        pairs=len(asked.pages),
-        pages=len(np.unique(asked.pages)),
+        pairs=len(asked.rows),
+        pages=len(np.unique(asked.rows)),
         candidates=len(pins),
         dims=lengths,
         recall=recall,
@@ -193,7 +193,7 @@ def _asked(test: Pairs, left_out: csr_array, most: int, seed: int) -> tuple[Pair
     if not len(pages):
         raise TrainingError(
             "held-out pairs of pages and pins",
-            found=f"{len(test.pages):,}, all of them known",
+            found=f"{len(test.rows):,}, all of them known",
             expected="at least one that was not learned from",
             remedy="Hold more out, or take a longer time.",
         )
@@ -216,7 +216,7 @@ def _baselines(
     ks: Sequence[int],
 ) -> dict[str, dict[int, float]]:
     found = {name: _recall(rank(one, asked, left_out), ks) for name, one in scorers.items()}
-    others = positives.sum(axis=1)[asked.pages] - 1
+    others = positives.sum(axis=1)[asked.rows] - 1
     level = left_out.shape[1] - np.asarray(others, np.int64)
     return {**found, "random": _recall(Ranks(np.zeros_like(level), level), ks)}
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from provender.plugin.errors import MappingError
 from provender.producers.linksage.encoder_set import COLUMNS, Space
-from provender.producers.linksage.encoders import encoded, unit
+from provender.producers.linksage.encoders import encoded
 from provender.producers.linksage.image_files import UnreadableImageError, open_images
+from provender.producers.vectors import unit
 
 Vectors = NDArray[np.float32]
 #: Images that an encoder sees at once.

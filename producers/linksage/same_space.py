@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from provender.producers.linksage.page_ranking import Floats, Pairs
 from provender.producers.linksage.score_figures import paired_cosines
+from provender.producers.pin_ranking import Floats, Pairs
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ def same_space(
     cell of `positives`; of the `known` pairs at most `sample` are looked at.
     """
     rng = np.random.default_rng(seed)
-    drawn = Pairs(asked.pages, rng.integers(0, len(pins), len(asked.pages)))
-    real = ~np.asarray(positives[drawn.pages, drawn.pins], bool).ravel()
-    others = paired_cosines(pages, pins, Pairs(drawn.pages[real], drawn.pins[real]))
+    drawn = Pairs(asked.rows, rng.integers(0, len(pins), len(asked.rows)))
+    real = ~np.asarray(positives[drawn.rows, drawn.pins], bool).ravel()
+    others = paired_cosines(pages, pins, Pairs(drawn.rows[real], drawn.pins[real]))
     wins = (own[real] > others) + (own[real] == others) / 2
-    some = rng.permutation(len(known.pages))[:sample]
-    learned = paired_cosines(pages, pins, Pairs(known.pages[some], known.pins[some]))
+    some = rng.permutation(len(known.rows))[:sample]
+    learned = paired_cosines(pages, pins, Pairs(known.rows[some], known.pins[some]))
     return SameSpace(
         own=float(own.mean(dtype=np.float64)),
         known=float(learned.mean(dtype=np.float64)) if len(learned) else None,

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from provender.producers.linksage.encoders import unit
-from provender.producers.linksage.page_ranking import Floats, Ints, Pairs
+from provender.producers.pin_ranking import Floats, Ints, Pairs
+from provender.producers.vectors import unit
 
 Scores = NDArray[np.floating[Any]]
 #: The article's: nearly all negatives are below.
@@ -103,5 +103,5 @@ def drawn_negatives(pages: Ints, positives: csr_array, count: int, seed: int) ->
     """
     rng = np.random.default_rng(seed)
     drawn = Pairs(rng.choice(pages, count), rng.integers(0, positives.shape[1], count))
-    real = ~np.asarray(positives[drawn.pages, drawn.pins], bool).ravel()
-    return Pairs(drawn.pages[real], drawn.pins[real])
+    real = ~np.asarray(positives[drawn.rows, drawn.pins], bool).ravel()
+    return Pairs(drawn.rows[real], drawn.pins[real])

@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 
 from provender.plugin.tables import literal
-from provender.producers.linksage.page_ranking import (
+from provender.producers.pin_ranking import (
     Floats,
     Ints,
     Pairs,

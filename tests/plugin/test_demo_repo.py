@@ -13,6 +13,7 @@ def test_views_of_pages_are_left_out_unless_they_are_somebodys_own(tmp_path: Pat
     pages = tmp_path / "repo" / "page_views.py"
     own = pages.read_text() + "# mine\n"
     _leave_out(pages)
+    _leave_out(tmp_path / "repo" / "upstream_views.py")
     names = {view.spec.view_name for view in views_in_repo(tmp_path / "repo")}
     assert names == {"user_transra_v1", "pin_transra_v1"}
     pages.write_text(own)

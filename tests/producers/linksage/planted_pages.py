@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from provender.producers.linksage.config import LinkSageConfig
-from provender.producers.linksage.encoders import unit
 from provender.producers.linksage.features import Features, NodeFeatures
 from provender.producers.linksage.page_graph import PageGraph
 from provender.producers.linksage.page_neighbours import Neighbours
+from provender.producers.vectors import unit
 
 TEXT, IMAGE, DIM = 12, 6, 16
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from provender.plugin.errors import ConfigError
-from provender.producers.linksage.encoders import encoded, encoder_class, make_encoder, unit
+from provender.producers.linksage.encoders import encoded, encoder_class, make_encoder
 from provender.producers.linksage.hashed_text import HashedText
 from provender.producers.linksage.image_statistics import ImageStatistics
+from provender.producers.vectors import unit
 
 PLACE = "provender.producers.linksage."
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from provender.plugin.errors import CheckpointError, TrainingError
-from provender.producers.linksage.encoders import unit
 from provender.producers.linksage.hashed_text import HashedText
+from provender.producers.vectors import unit
 
 THEMES = ["sail boat harbour mast wind", "bread flour oven yeast crust", "guitar chord song stage"]
 

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from provender.plugin.errors import CheckpointError
-from provender.producers.linksage.encoders import unit
 from provender.producers.linksage.image_files import (
     UnreadableImageError,
     open_image,
     open_images,
 )
 from provender.producers.linksage.image_statistics import ImageStatistics
+from provender.producers.vectors import unit
 
 PLAIN = ImageStatistics(standardise=False)
 

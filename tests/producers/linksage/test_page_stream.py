@@ -26,8 +26,8 @@ from provender.producers.linksage.config import LinkSageConfig
 from provender.producers.linksage.page_stream import PageStream
 from provender.producers.linksage.pushed_pages import PushedPages
 from provender.producers.linksage.redis_pages import RedisPages
-from provender.producers.linksage.settings_command import keys_of
 from provender.producers.linksage.stream_command import _ended_by_signals
+from provender.producers.settings_table import keys_of
 from tests.producers.linksage.stream_world import (
     AS_OF,
     REDIS,

@@ -15,15 +15,6 @@ from scipy import stats
 from scipy.sparse import csr_array
 
 from provender.plugin.errors import TrainingError
-from provender.producers.linksage.page_ranking import (
-    Pairs,
-    as_matrix,
-    cosines,
-    first,
-    inner_products,
-    popularity,
-    rank,
-)
 from provender.producers.linksage.quality import Quality, judge
 from provender.producers.linksage.score_figures import (
     EDGES,
@@ -31,6 +22,15 @@ from provender.producers.linksage.score_figures import (
     drawn_negatives,
     kurtosis,
     pairs_among,
+)
+from provender.producers.pin_ranking import (
+    Pairs,
+    as_matrix,
+    cosines,
+    first,
+    inner_products,
+    popularity,
+    rank,
 )
 
 Cells = set[tuple[int, int]]
@@ -101,7 +101,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     test = Pairs(rng.integers(0, 30, 70), rng.integers(0, 40, 70))
     nothing = as_matrix(Pairs(*np.zeros((2, 0), np.int64)), 30, 40)
     whole = rank(cosines(pages, pins), test, nothing)
-    monkeypatch.setattr("provender.producers.linksage.page_ranking._BLOCK", 100)
+    monkeypatch.setattr("provender.producers.pin_ranking._BLOCK", 100)
     parts = rank(cosines(pages, pins), test, nothing)
     assert whole.above.tolist() == parts.above.tolist()
 
@@ -165,15 +165,15 @@ def test_pairs_are_all_there_are_or_a_draw_without_a_row_and_itself() -> None:
     assert (low != high).all()
     assert max(low.max(), high.max()) == 99
     assert pairs_among(100, 4000, 3).pins.tolist() == high.tolist()
-    assert len(pairs_among(1, 10, 0).pages) == 0
+    assert len(pairs_among(1, 10, 0).rows) == 0
 
 
 def test_negatives_are_no_positives() -> None:
     positives = rows_of({(0, pin) for pin in range(9)} | {(2, 3)})
     found = drawn_negatives(np.array([0, 0, 2]), as_matrix(positives, 3, 10), 3000, 0)
-    drawn = set(zip(found.pages.tolist(), found.pins.tolist(), strict=True))
+    drawn = set(zip(found.rows.tolist(), found.pins.tolist(), strict=True))
     assert drawn == {(0, 9)} | {(2, pin) for pin in range(10) if pin != 3}
-    assert 600 < (found.pages == 2).sum() < 1200
+    assert 600 < (found.rows == 2).sum() < 1200
 
 
 def planted(seed: int = 0, noise: float = 0.05) -> dict[str, Any]:

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from provender.producers.linksage.page_ranking import Pairs, popularity
 from provender.producers.linksage.quality import Quality, judge
 from provender.producers.linksage.quality_report import write_report
 from provender.producers.linksage.top_pins import TopPins, cards, top_pins
+from provender.producers.pin_ranking import Pairs, popularity
 from tests.producers.linksage.shown_rows import page_set
 
 SECTIONS = ["recall", "scores", "spread", "same-space", "pictures", "how"]

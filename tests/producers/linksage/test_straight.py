@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from provender.producers.linksage.encoders import unit
 from provender.producers.linksage.page_embedding import embed_pages, embed_pins
 from provender.producers.linksage.page_model import PageModel
 from provender.producers.linksage.straight import SLOWLY, Straight
+from provender.producers.vectors import unit
 from tests.producers.linksage.planted_pages import planted, small
 
 

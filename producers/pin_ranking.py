@@ -1,4 +1,4 @@
-"""Pins ranked for pages, exactly: blocks of scores against all pins, known pairs left out."""
+"""Pins ranked for pages or users, exactly: blocks of scores of all pins, known pairs left out."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, issparse
 
-from provender.producers.linksage.encoders import unit
+from provender.producers.vectors import unit
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
-#: Rows of pages -> their scores of all pins, (len(rows), pins) float32.
+#: Rows of pages or users -> their scores of all pins, (len(rows), pins) float32.
 Scorer = Callable[[Ints], Floats]
 #: Scores that are held at once.
 _BLOCK = 2**25
 
 
 class Pairs(NamedTuple):
-    """Rows of pages and of pins, (p,) each."""
+    """Rows of pages or users, and of pins, (p,) each."""
 
-    pages: Ints
+    rows: Ints
     pins: Ints
 
 
@@ -61,8 +61,8 @@ def popularity(known: Pairs, pins: int) -> Scorer:
 
 def as_matrix(pairs: Pairs, pages: int, pins: int) -> csr_array:
     """The pairs, each once, as true cells of a sparse (pages, pins)."""
-    ones = np.ones(len(pairs.pages), np.int64)
-    return csr_array((ones, (pairs.pages, pairs.pins)), shape=(pages, pins)).astype(bool)
+    ones = np.ones(len(pairs.rows), np.int64)
+    return csr_array((ones, (pairs.rows, pairs.pins)), shape=(pages, pins)).astype(bool)
 
 
 def rank(scorer: Scorer, test: Pairs, left_out: csr_array) -> Ranks:
@@ -72,12 +72,12 @@ def rank(scorer: Scorer, test: Pairs, left_out: csr_array) -> Ranks:
     """
     pins = left_out.shape[1]
     passed = (left_out + as_matrix(test, *left_out.shape)).tocsr()
-    above, level = np.zeros((2, len(test.pages)), np.int64)
-    order = np.argsort(test.pages, kind="stable")
+    above, level = np.zeros((2, len(test.rows)), np.int64)
+    order = np.argsort(test.rows, kind="stable")
     step = max(1, _BLOCK // max(pins, 1))
     for start in range(0, len(order), step):
         part = order[start : start + step]
-        pages, places = np.unique(test.pages[part], return_inverse=True)
+        pages, places = np.unique(test.rows[part], return_inverse=True)
         scores = scorer(pages)
         own = scores[places, test.pins[part]]
         scores[passed[pages].nonzero()] = -np.inf
