@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from provender.plugin.errors import CheckpointError
+from provender.plugin.errors import CheckpointError, ConfigError
 from provender.plugin.files import whole_folder
 from provender.producers.upstream.config import ModelConfig, TowerConfig, UpstreamConfig
 from provender.producers.upstream.dhen import Dhen
@@ -137,8 +137,9 @@ class UpstreamModel:
     ) -> UpstreamModel:
         """An untrained one: the same of the same seed, whatever else has been drawn.
 
-        Raises ConfigError for an unknown interaction module.
+        Raises ConfigError for an unknown interaction module, and for a weight of an unknown task.
         """
+        _check_tasks(config, layout)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             towers = Towers(config, layout, {name: table.dim for name, table in tables.items()})
@@ -148,6 +149,18 @@ class UpstreamModel:
     def device(self) -> torch.device:
         """Where its parameters are."""
         return self.towers.scale.device
+
+    @property
+    def task_weights(self) -> list[float]:
+        """The fixed weights of the tasks' losses, 1 where nothing is said or they are learned."""
+        declared = self.config.training.task_weights
+        fixed = {} if isinstance(declared, str) else declared
+        return [fixed.get(task, 1.0) for task in self.layout.tasks]
+
+    @property
+    def liked(self) -> list[int]:
+        """Which of the tasks are liked."""
+        return [place for place, task in enumerate(self.layout.tasks) if task in self.layout.liked]
 
     def to(self, device: torch.device) -> UpstreamModel:
         """Itself, moved; the tables are copies where they move."""
@@ -236,6 +249,18 @@ class UpstreamModel:
     def _products(self) -> AbstractContextManager[object]:
         """Matrix products in bfloat16 where the configuration says so."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.model.bf16)
+
+
+def _check_tasks(config: UpstreamConfig, layout: Layout) -> None:
+    declared = config.training.task_weights
+    unknown = set() if isinstance(declared, str) else set(declared) - set(layout.tasks)
+    if unknown:
+        raise ConfigError(
+            "training.task_weights",
+            found=", ".join(sorted(unknown)),
+            expected=f"tasks, {', '.join(layout.tasks)}",
+            remedy="Name them as the sources' labels are named.",
+        )
 
 
 def _layout(told: Mapping[str, Any]) -> Layout:
