@@ -30,14 +30,17 @@ Tables are the world's (plugin/tables.py), `events` those of its section `events
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from provender.plugin.errors import MappingError
 from provender.plugin.time_sql import TimeUnit
-from provender.plugin.world import Name
+from provender.plugin.world import Name, World
+from provender.producers.event_mapping import EventDeclaration, EventMapping
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 #: Of a label: every row of its source has it.
@@ -296,18 +299,141 @@ class TowerSources(_Declaration):
         return tuple(name for name in self.tasks if name not in dislikes)
 
 
+#: Parts of names of events that only say that a pin was there to be seen.
+_SHOWN = ("impression", "exposure", "shown")
+_COUNT_DAYS = (1.0, 7.0, 30.0, None)
+
+
 def default_features(events: Mapping[str, tuple[str, str]]) -> FeatureDeclarations:
     """What towers see where nothing is declared.
 
     Args:
-        events: name -> entity types of head and tail, of the world's events.
+        events: name -> entity types of head and tail, of the world's events that have a time.
 
     Counts of 1, 7 and 30 days and of all time, recencies, the last 50 events but for impressions
-    and the like (those that are named so), and a learned row for each user and pin.
+    and the like (those that are named so, if others are left), and a learned row for each user and
+    pin.
     """
-    raise NotImplementedError
+    of_users = [name for name, (head, _) in events.items() if head == "user"]
+    of_pins = [name for name in of_users if events[name][1] == "pin"]
+    deeds = [name for name in of_pins if not any(part in name.lower() for part in _SHOWN)]
+    met = tuple(deeds or of_pins)
+    return FeatureDeclarations(
+        user=UserFeatures(
+            counts=_counts(of_users),
+            recency=_recencies(of_users),
+            ids=IdDeclaration(),
+            sequence=SequenceDeclaration(events=met) if met else None,
+        ),
+        pin=PinFeatures(counts=_counts(of_pins), recency=_recencies(of_pins), ids=IdDeclaration()),
+        pair=PairFeatures(counts=_counts(of_pins), recency=_recencies(of_pins)),
+    )
 
 
-def check_declared(sources: TowerSources, world: Any) -> None:
-    """Raise MappingError for tables, events or entities that a world does not declare."""
-    raise NotImplementedError
+def _counts(events: Iterable[str]) -> dict[str, CountDeclaration]:
+    return {
+        f"{name}_{'all' if days is None else f'{days:.0f}d'}": CountDeclaration(
+            events=(name,), days=days
+        )
+        for name in events
+        for days in _COUNT_DAYS
+    }
+
+
+def _recencies(events: Iterable[str]) -> dict[str, RecencyDeclaration]:
+    return {name: RecencyDeclaration(events=(name,)) for name in events}
+
+
+def check_declared(sources: TowerSources, world: World) -> None:
+    """Raise MappingError for tables, events or entities that a world does not declare.
+
+    A user's counts and recency may be of any event whose head is a user; those of a pin and of a
+    pair, and the sequence, are of events between user and pin. All of them need a time.
+    """
+    for entity in ("user", "pin"):
+        if entity not in world.entities:
+            raise MappingError(
+                "upstream",
+                found=f"entities {', '.join(world.entities)}",
+                expected="an entity named user and one named pin",
+                remedy="Name those so, under `entities` and in `events`, that towers are for.",
+            )
+    for place, declared in _rows_of(sources):
+        if declared.table not in world.tables:
+            raise _unknown(f"{place}.table", declared.table, world.tables, "tables")
+        _check_zone(f"{place}.time_zone", getattr(declared, "time_zone", None))
+    events = EventMapping.from_world(world).events
+    for place, names, tail in _events_of(sources.features):
+        for name in names:
+            if name not in events:
+                raise _unknown(place, name, events, "events")
+            _check_event(place, name, events[name], tail)
+
+
+def _rows_of(sources: TowerSources) -> Iterator[tuple[str, Any]]:
+    """All that names a table, behind its place."""
+    for name, source in sources.sources.items():
+        yield f"upstream.sources.{name}", source
+        for task, label in source.labels.items():
+            if isinstance(label, LabelDeclaration):
+                yield f"upstream.sources.{name}.labels.{task}", label
+    if sources.features is not None:
+        for entity in ("user", "pin"):
+            seen: EntityFeatures = getattr(sources.features, entity)
+            for kind in ("numbers", "categories"):
+                for name, declared in getattr(seen, kind).items():
+                    yield f"upstream.features.{entity}.{kind}.{name}", declared
+    if sources.pins is not None:
+        yield "upstream.pins", sources.pins
+
+
+def _events_of(
+    features: FeatureDeclarations | None,
+) -> Iterator[tuple[str, tuple[str, ...], str | None]]:
+    """All that names events: its place, their names, and the entity that tails must be."""
+    if features is None:
+        return
+    for tower in ("user", "pin", "pair"):
+        seen: PairFeatures = getattr(features, tower)
+        for kind, declared in (("counts", seen.counts), ("recency", seen.recency)):
+            for name, one in declared.items():
+                place = f"upstream.features.{tower}.{kind}.{name}.events"
+                yield place, one.events, None if tower == "user" else "pin"
+    if features.user.sequence is not None:
+        yield "upstream.features.user.sequence.events", features.user.sequence.events, "pin"
+
+
+def _check_event(place: str, name: str, event: EventDeclaration, tail: str | None) -> None:
+    found = f"{name} of {event.head_entity} and {event.tail_entity}"
+    if event.time is None:
+        found = f"{name}, which has no time"
+    elif event.head_entity == "user" and tail in (None, event.tail_entity):
+        return
+    raise MappingError(
+        place,
+        found=found,
+        expected=f"events whose head is user{f' and whose tail is {tail}' if tail else ''}, "
+        "with a time",
+        remedy="Name others, or declare such ones under `events`.",
+    )
+
+
+def _check_zone(place: str, zone: str | None) -> None:
+    try:
+        ZoneInfo(zone or "UTC")
+    except (KeyError, ValueError, OSError):
+        raise MappingError(
+            place,
+            found=repr(zone),
+            expected="a time zone such as UTC or Europe/Berlin",
+            remedy="Correct it.",
+        ) from None
+
+
+def _unknown(place: str, found: str, known: Iterable[str], section: str) -> MappingError:
+    return MappingError(
+        place,
+        found=repr(found),
+        expected=f"one of {', '.join(sorted(known))}",
+        remedy=f"Correct it or declare it under `{section}`.",
+    )
