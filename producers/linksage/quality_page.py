@@ -1,42 +1,9 @@
-"""The template (Jinja2) of the quality report: no script, and nothing from outside itself."""
+"""The template (Jinja2) of the quality report of LinkSage."""
 
 from __future__ import annotations
 
-_STYLE = """
-:root { color-scheme: light; --ink: #1f2933; --soft: #5b6670; --line: #e1e5ea; --blue: #2563a8;
-  --tint: #f5f7fa; --own: #e8f3ea; --green: #2f7d43; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #fff; color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 2rem 1.25rem 4rem; }
-h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .4rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.2rem; margin: 2.75rem 0 .5rem; padding-top: .75rem;
-  border-top: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 0; overflow-wrap: anywhere; }
-p { margin: .4rem 0; max-width: 70ch; }
-.soft, figcaption, .facts { color: var(--soft); font-size: .9rem; }
-.facts { display: flex; flex-wrap: wrap; gap: .1rem 1.4rem; margin: 0; }
-.facts div { overflow-wrap: anywhere; }
-.facts dt, .facts dd { display: inline; margin: 0; }
-.facts dd { color: var(--ink); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(155px, 1fr)); gap: .75rem;
-  margin: 1.5rem 0 0; padding: 0; list-style: none; }
-.tiles li { background: var(--tint); border-radius: 10px; padding: .8rem 1rem; }
-.tiles strong { display: block; font-size: 1.6rem; line-height: 1.2; color: var(--blue);
-  font-variant-numeric: tabular-nums; }
-.tiles span { color: var(--soft); font-size: .85rem; display: block; line-height: 1.35; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr));
-  gap: 1.25rem; margin: 1rem 0; align-items: start; }
-figure { margin: 0; min-width: 0; }
-figure svg { display: block; width: 100%; height: auto; max-width: 540px; }
-.wide { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
-th, td { padding: .35rem .9rem .35rem 0; text-align: right; border-bottom: 1px solid var(--line);
-  white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+STYLE = """
 #same-space td:first-child { white-space: normal; }
-thead th { color: var(--soft); font-weight: 500; vertical-align: bottom; }
-tr.full td { font-weight: 600; }
 .page { border: 1px solid var(--line); border-radius: 12px; margin: 1.25rem 0; overflow: hidden; }
 .page > header { display: flex; gap: 1rem; padding: 1rem; background: var(--tint); }
 .page > header img { width: 88px; height: 88px; object-fit: cover; border-radius: 8px;
@@ -57,32 +24,17 @@ tr.full td { font-weight: 600; }
   padding: .35rem .6rem; border-top: 1px solid var(--line); font-variant-numeric: tabular-nums; }
 .pins .own .score { color: var(--green); font-weight: 600; border-color: #c3dfc9; }
 @media (max-width: 560px) {
-  main { padding: 1.25rem 1rem 3rem; }
-  .tiles { grid-template-columns: 1fr 1fr; }
-  .tiles strong { font-size: 1.35rem; }
-  .tiles li:last-child:nth-child(odd) { grid-column: 1 / -1; }
   .pins { grid-template-columns: 1fr 1fr; padding: .75rem; gap: .6rem; }
   .page > header { padding: .75rem; }
-  table { font-size: .86rem; }
-  th, td { padding-right: .7rem; }
 }
 @media print {
-  main { max-width: none; padding: 0; }
-  body { font-size: 10.5pt; }
-  figure, .tiles li, .pins li, tr, .page > header { break-inside: avoid; }
-  h2, .page > header { break-after: avoid; }
-  .tiles { grid-template-columns: repeat(5, 1fr); }
-  .charts { grid-template-columns: 1fr 1fr; }
+  .pins li, .page > header { break-inside: avoid; }
+  .page > header { break-after: avoid; }
   .pins { grid-template-columns: repeat(6, 1fr); }
-  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """
 
-_BODY = """
-{% macro figure(name) %}
-<figure id="figure-{{ name }}">{{ charts[name] }}<figcaption>{{ titles[name] }}.{{ caller() }}
-</figcaption></figure>
-{% endmacro %}
+BODY = """
 {% set full = quality.dims[-1] %}
 {% set k = quality.ks[-1] %}
 {% set space = quality.same_space %}
@@ -121,20 +73,7 @@ their page, by how many of the first dims of the vectors are used.</p>
 {% call figure("recall") %}{% endcall %}
 {% call figure("baselines") %}{% endcall %}
 </div>
-<div class="wide"><table>
-<thead><tr><th></th>{% for each in quality.ks %}<th>recall<br>@{{ each }}</th>{% endfor %}
-{% for each in quality.ks %}<th>loss<br>@{{ each }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for dim in quality.dims|reverse %}
-<tr{% if dim == full %} class="full"{% endif %}><td>{{ dim }} dims</td>
-{% for each in quality.ks %}<td>{{ quality.recall[dim][each]|percent }}</td>{% endfor %}
-{% for each in quality.ks %}<td>{{ quality.loss(dim, each)|percent }}</td>{% endfor %}</tr>
-{% endfor %}
-{% for name, by_k in quality.baselines.items() %}
-<tr><td>{{ name }}</td>{% for each in quality.ks %}<td>{{ by_k[each]|percent }}</td>{% endfor %}
-{% for each in quality.ks %}<td></td>{% endfor %}</tr>
-{% endfor %}
-</tbody></table></div>
+{{ recall_table(recall, quality.baselines) }}
 </section>
 
 <section id="scores">
@@ -235,19 +174,4 @@ Pearson’s, the fourth central moment by the square of the variance; the excess
 {% endif %}
 </section>
 </main>
-"""
-
-#: The browser is told to ask for nothing, whatever a crawled text contains.
-PAGE = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{{{{ title }}}}</title>
-<style>{_STYLE}</style>
-</head>
-<body>{_BODY}</body>
-</html>
 """

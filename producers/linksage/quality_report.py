@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
-from provender.plugin.files import write_whole
 from provender.producers.linksage.image_files import UnreadableImageError, open_image
 from provender.producers.linksage.quality import Quality
 from provender.producers.linksage.quality_charts import charts
-from provender.producers.linksage.quality_page import PAGE
+from provender.producers.linksage.quality_page import BODY, STYLE
 from provender.producers.linksage.score_figures import QUANTILES, THRESHOLD
 from provender.producers.linksage.top_pins import Card, TopPins
+from provender.producers.report_page import page, write_page
 
 #: Longer side of embedded images, in pixels; twice what is shown on most screens.
 _SIDE = 200
@@ -44,26 +40,21 @@ def write_report(
         pictures: pages with their first pins (top_pins.py).
         data: the folder of their image files; None shows no images.
     """
+    facts = dict(about or {})
     drawn = charts(quality)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters |= {"percent": _percent, "number": _number, "count": _count}
-    page = environment.from_string(PAGE).render(
-        title=title,
-        about=dict(about or {}),
+    html = page(
+        BODY,
+        STYLE,
+        title,
+        drawn,
+        about=facts,
         quality=quality,
-        charts={name: Markup(one.svg) for name, one in drawn.items()},
-        titles={name: one.title for name, one in drawn.items()},
+        recall={dim: quality.recall[dim] for dim in quality.dims},
         threshold=THRESHOLD,
         quantiles=[f"{share:.0%}" for share in QUANTILES],
         pictures=[_shown(one, data) for one in pictures],
     )
-    for name, one in drawn.items():
-        write_whole(folder / f"{name}.png", one.png)
-    place = folder / "quality.html"
-    write_whole(place, page.encode())
-    told = {**quality.to_json(), "about": dict(about or {})}
-    write_whole(folder / "quality.json", json.dumps(told, indent=1, allow_nan=False).encode())
-    return place
+    return write_page(folder, html, drawn, {**quality.to_json(), "about": facts})
 
 
 def _shown(one: TopPins, data: Path | None) -> dict[str, Any]:
@@ -106,16 +97,3 @@ def _thumbnail(card: Card, data: Path) -> str | None:
         image.save(content, "JPEG", quality=72)
         return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
     return None
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
-
-
-def _number(value: float | None) -> str:
-    # Adding 0 makes a rounded -0.0 one without a sign.
-    return "–" if value is None else f"{round(value, 3) + 0:.3f}".replace("-", "−")
-
-
-def _count(value: int) -> str:
-    return f"{value:,}"
