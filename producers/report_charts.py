@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -30,6 +30,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "svg.fonttype": "none",
 }
+Shown = TypeVar("Shown")
 #: Width and height in inches.
 SIZE = (4.8, 3.3)
 
@@ -47,19 +48,20 @@ class Chart:
 def chart(
     name: str,
     title: str,
-    draw: Callable[[Axes], None],
+    draw: Callable[[Axes, Shown], None],
+    of: Shown,
     *,
     size: tuple[float, float] = SIZE,
     told: str = "",
 ) -> Chart:
-    """Draw a chart; who can't see it is told its title and `told`.
+    """Draw a chart of something; who can't see it is told its title and `told`.
 
     Args:
         name: of its file, and of what it is called within the page.
     """
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=size, layout="constrained")
-        draw(figure.subplots())
+        draw(figure.subplots(), of)
         svg, png = io.StringIO(), io.BytesIO()
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
         figure.savefig(png, format="png", dpi=160, metadata={"Software": None})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -31,10 +30,7 @@ def charts(quality: Quality) -> dict[str, Chart]:
         "scores": ("Cosines of pages with their own pins and with others", _scores),
         "cosines": ("Cosines of pages with each other", _cosines),
     }
-    return {
-        name: chart(name, title, partial(draw, quality=quality))
-        for name, (title, draw) in drawn.items()
-    }
+    return {name: chart(name, title, draw, quality) for name, (title, draw) in drawn.items()}
 
 
 def _recall(axes: Axes, quality: Quality) -> None:
