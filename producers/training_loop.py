@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from provender.plugin.errors import TrainingError
+from provender.producers import ranks
 from provender.producers.checkpoint import Checkpoint, Position, load_checkpoint, save_checkpoint
 from provender.producers.training_log import TrainingLog
 
@@ -119,6 +122,19 @@ class Stopwatch:
         left = seconds / (at.step - self._first) * (total - at.step)
         rate = self._count / seconds
         return Progress(at.epoch, at.step, total, done.count, done.loss, rate, left)
+
+
+def check_together(at: Position) -> None:
+    """Raise TrainingError where processes of one training would go on from different places."""
+    if ranks.current():
+        steps = ranks.all_gather(torch.tensor([at.step])).flatten().tolist()
+        if len(set(steps)) > 1:
+            raise TrainingError(
+                "checkpoints",
+                found=f"processes that would go on from steps {steps}",
+                expected="all from the same",
+                remedy="Give all processes one folder.",
+            )
 
 
 def train_from(

@@ -138,18 +138,6 @@ class PageSteps:
             each.grad = part.view_as(each)
         return float(flat[-1])
 
-    def check_together(self, at: Position) -> None:
-        """Raise TrainingError where processes would go on from different places."""
-        if self.ranks > 1:
-            steps = ranks.all_gather(torch.tensor([at.step])).flatten().tolist()
-            if len(set(steps)) > 1:
-                raise TrainingError(
-                    "checkpoints",
-                    found=f"processes that would go on from steps {steps}",
-                    expected="all from the same",
-                    remedy="Give all processes one folder.",
-                )
-
 
 def _not_finite(at: Position, batch: Tensor, loss: float, norm: float) -> TrainingError:
     first = ", ".join(map(str, batch[:3].tolist()))

@@ -24,7 +24,14 @@ from provender.producers.linksage.page_steps import PageSteps
 from provender.producers.linksage.page_training_state import PageTrainingState, fingerprint
 from provender.producers.memory import keep_freed_memory
 from provender.producers.training_log import TrainingLog
-from provender.producers.training_loop import START, Checkpoints, Done, OnProgress, train_from
+from provender.producers.training_loop import (
+    START,
+    Checkpoints,
+    Done,
+    OnProgress,
+    check_together,
+    train_from,
+)
 
 #: Judges a model after an epoch: the higher the better.
 Validate = Callable[[PageModel], float]
@@ -71,7 +78,7 @@ def train_pages(
         if found := checkpoints.newest():
             state.restore(found)
             at = found.position
-        steps.check_together(at)
+        check_together(at)
         keep_freed_memory()
         training = _PageTraining(steps, state, validate)
         train_from(at, training, checkpoints, leads=steps.leads, log=log, on_progress=on_progress)
