@@ -1,0 +1,237 @@
+"""Embedding views of others as inputs: pulled through Feast once, looked up as of any time.
+
+What is found is what Feast's point-in-time join gives (DESIGN.md, "Point in time"). The rows come
+from Feast's offline store with both their times, for what is known when only backfills count can
+not be told from a join's result, which lacks the created time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast import FeatureStore, FeatureView
+from feast.errors import FeastObjectNotFoundException
+from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
+from numpy.typing import NDArray
+
+from provender.plugin.embedding_view import embedding_specs, is_embedding_view, spec_of
+from provender.plugin.errors import ConfigError, SnapshotError
+from provender.plugin.history import MISSING, History
+from provender.plugin.instants import NO_INSTANT, duration, instant, to_nanoseconds
+from provender.plugin.key_index import NO_RANK, normalized
+from provender.plugin.retrieval_job import ProvenderRetrievalJob
+from provender.plugin.spec import VECTOR_COLUMN, EmbeddingSpec
+from provender.producers.upstream.spool import Spool
+
+Ints = NDArray[np.int64]
+#: Bytes of vectors that are pulled at once.
+_BATCH_BYTES = 2**26
+
+
+@dataclass(frozen=True, eq=False)
+class ViewVectors:
+    """Vectors of one view by entity number and time.
+
+    Attributes:
+        spec: the view's declaration.
+        history: which row holds when; ranks are entity numbers, times nanoseconds.
+        places: int64 (r,), the vector of each row, -1 where the row has none.
+        vectors: float32 (v, dim), mapped.
+        ttl: nanoseconds for which a row holds; None is without limit.
+    """
+
+    spec: EmbeddingSpec
+    history: History
+    places: Ints
+    vectors: NDArray[np.float32]
+    ttl: int | None
+
+    @property
+    def dim(self) -> int:
+        """The length of one vector."""
+        return self.spec.dim
+
+    def at(self, ids: Ints, times: Ints) -> Ints:
+        """The rows in `vectors` of entities at times (microseconds): int64 (m,), -1 for none.
+
+        A number of -1 is nobody's and has none.
+        """
+        found = self.history.find(ids, times * 1000, self.ttl)
+        if not len(self.places):
+            return found
+        return np.where(found == MISSING, MISSING, self.places[np.maximum(found, 0)])
+
+
+def pull_views(
+    store: FeatureStore,
+    names: Mapping[str, str],
+    keys: Mapping[str, pa.Array],
+    start: datetime,
+    end: datetime,
+    folder: Path,
+    *,
+    backfills: bool,
+) -> dict[str, ViewVectors]:
+    """The vectors that may hold between two times, by view.
+
+    Args:
+        store: where the views are registered.
+        names: view -> entity whose it has to be.
+        keys: entity -> its keys (int64 or string) by number, ascending.
+        start: nothing is asked before it.
+        end: the cut; a vector counts if its event time is not later.
+        folder: where vectors take their space; nothing of it outlives them.
+        backfills: whether a vector counts from its event time on, though it was created later.
+
+    Raises:
+        ConfigError: a view that is not registered, no embedding view, or another entity's; one
+            without vectors by then.
+        SnapshotError: a vector of another length than declared.
+    """
+    return {
+        name: _pulled(
+            store, _view(store, name, entity), keys[entity], (start, end), folder, backfills
+        )
+        for name, entity in names.items()
+    }
+
+
+def _view(store: FeatureStore, name: str, entity: str) -> FeatureView:
+    known = sorted(name for name, spec in embedding_specs(store).items() if spec.entity == entity)
+    expected = f"an embedding view of {entity}: {', '.join(known) or 'there is none'}"
+    try:
+        view = store.get_feature_view(name)
+    except FeastObjectNotFoundException:
+        found = "no such feature view"
+    else:
+        if is_embedding_view(view) and spec_of(view).entity == entity:
+            return view
+        found = "another feature view"
+        if is_embedding_view(view):
+            found = f"an embedding view of {spec_of(view).entity}"
+    raise ConfigError(
+        f"upstream.features, view {name}",
+        found=found,
+        expected=expected,
+        remedy="Correct the name, or declare the view in embedding_views.py and `feast apply`.",
+    )
+
+
+def _pulled(
+    store: FeatureStore,
+    view: FeatureView,
+    keys: pa.Array,
+    span: tuple[datetime, datetime],
+    folder: Path,
+    backfills: bool,
+) -> ViewVectors:
+    spec, spool = spec_of(view), Spool("f4", folder)
+    start = span[0] - view.ttl if view.ttl else datetime(1970, 1, 1, tzinfo=span[0].tzinfo)
+    parts: list[tuple[Ints, Ints, Ints, NDArray[np.bool_]]] = []
+    rows = 0
+    for batch in _rows(store, view, start, span[1]):
+        rows += batch.num_rows
+        ids = _numbers(spec, batch[spec.join_key], keys)
+        kept = np.flatnonzero(ids != NO_RANK)
+        batch = batch.take(pa.array(kept))
+        vectors, whole = _vectors(spec, batch[VECTOR_COLUMN])
+        spool.append(vectors)
+        source: Any = view.batch_source
+        event, created = (
+            to_nanoseconds(batch[name])
+            for name in (source.timestamp_field, source.created_timestamp_column)
+        )
+        parts.append((ids[kept], event, created, whole))
+    ids, event, created, whole = (np.concatenate(each) for each in zip(*parts, strict=True))
+    _check_known(spec, rows, (event, created), span[1], backfills)
+    history = History(ids, event, created, strict=not backfills)
+    places = np.where(whole, np.cumsum(whole) - 1, MISSING)
+    vectors = spool.mapped().reshape(-1, spec.dim)
+    return ViewVectors(spec, history, places, vectors, duration(view.ttl))
+
+
+def _rows(
+    store: FeatureStore, view: FeatureView, start: datetime, end: datetime
+) -> Iterator[pa.RecordBatch]:
+    """All rows of a view between two times, ends included; at least one batch, it may be empty."""
+    source: Any = view.batch_source
+    job = get_offline_store_from_config(store.config.offline_store).pull_all_from_table_or_query(
+        store.config,
+        source,
+        [spec_of(view).join_key],
+        [VECTOR_COLUMN],
+        source.timestamp_field,
+        source.created_timestamp_column,
+        start,
+        end,
+    )
+    if isinstance(job, ProvenderRetrievalJob):
+        return job.stream(max(1, _BATCH_BYTES // (4 * spec_of(view).dim)))
+    table = job.to_arrow()  # Feast's own stores have no other way.
+    return iter(table.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)])
+
+
+def _numbers(spec: EmbeddingSpec, found: pa.Array, keys: pa.Array) -> Ints:
+    """The number of each key of a view, NO_RANK for those of nobody here: int64 (n,)."""
+    wanted = normalized(found)
+    if wanted.type != keys.type and len(wanted) and not pa.types.is_null(wanted.type):
+        raise ConfigError(
+            f"upstream.features, view {spec.view_name}",
+            found=f"keys of type {wanted.type}",
+            expected=f"{keys.type}, as the world declares those of {spec.entity}",
+            remedy="Correct the entity's type in the world, or in the feature repo.",
+        )
+    if not len(wanted) or not len(keys):
+        return np.full(len(wanted), NO_RANK, np.int64)
+    if pa.types.is_integer(keys.type) and not wanted.null_count:
+        held, asked = keys.to_numpy(), wanted.to_numpy()
+        places = np.minimum(np.searchsorted(held, asked), len(held) - 1)
+        return np.where(held[places] == asked, places, NO_RANK)
+    places = pc.index_in(wanted, value_set=keys, skip_nulls=True)
+    return np.asarray(pc.fill_null(places, NO_RANK).to_numpy(zero_copy_only=False), np.int64)
+
+
+def _vectors(
+    spec: EmbeddingSpec, column: pa.Array
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The vectors (v, dim) that are there and finite, and which rows have one: bool (n,)."""
+    valid = column.is_valid().to_numpy(zero_copy_only=False)
+    lengths = pc.list_value_length(column.drop_null()).to_numpy(zero_copy_only=False)
+    if (lengths != spec.dim).any():
+        raise SnapshotError(
+            f"embedding view {spec.view_name}",
+            found=f"a vector of {lengths[lengths != spec.dim][0]} floats",
+            expected=f"{spec.dim}, as declared",
+            remedy="Correct the source's files, or declare a new version.",
+        )
+    flat = column.drop_null().flatten().to_numpy(zero_copy_only=False)
+    vectors = flat.astype(np.float32, copy=False).reshape(-1, spec.dim)
+    finite = np.isfinite(vectors).all(axis=1)
+    whole = valid.copy()
+    whole[valid] = finite
+    return vectors[finite], whole
+
+
+def _check_known(
+    spec: EmbeddingSpec, rows: int, times: tuple[Ints, Ints], end: datetime, backfills: bool
+) -> None:
+    """Refuse a view of which nothing can be used: it would be all missing, without a word."""
+    event, created = times
+    found = f"no vector by {end:%Y-%m-%d %H:%M}" if not rows else "only vectors of other keys"
+    if len(event):
+        if backfills or ((created != NO_INSTANT) & (created <= instant(end))).any():
+            return
+        found = "only vectors that were computed later, and `backfills: false`"
+    raise ConfigError(
+        f"upstream.features, view {spec.view_name}",
+        found=found,
+        expected=f"vectors of {spec.entity} as of that time or before",
+        remedy="Produce it first, as of a date that is not later, or leave the view out.",
+    )
