@@ -76,7 +76,7 @@ class TowerFeatures:
     def _entity(
         self, entity: str, tower: TowerReader, fitted: TowerTransforms, ids: Ints, times: Ints
     ) -> Inputs:
-        times = times
+        times = tower.floored(times)
         return Inputs(
             _scaled(tower.numbers, fitted, tower.read_numbers(ids, times)),
             {
