@@ -34,7 +34,7 @@ class TowerTrainingState:
         cls, model: UpstreamModel, known: Mapping[str, Tensor] | None = None
     ) -> TowerTrainingState:
         """Of a model on its device; `known` is what AdamW remembers of a former training."""
-        optimizer = adamw(model.towers, model.config.training.weight_decay)
+        optimizer = adamw(model.towers, model.config.training.weight_decay, fused=True)
         restore_moments(optimizer, model.towers, known or {})
         return cls(model, optimizer)
 
