@@ -40,9 +40,9 @@ from provender.producers.linksage.page_files import declare_files
 from provender.producers.linksage.quality import Quality
 from provender.producers.linksage.quality_report import write_report
 from provender.producers.linksage.top_pins import top_pins
-from provender.producers.linksage.work_folder import check_new, held
 from provender.producers.stages import stages
 from provender.producers.vectors import Vectors, save_vectors
+from provender.producers.work_folder import check_new, held
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -119,7 +119,7 @@ def linksage(
         check_new("--save", save)
     with (
         TemporaryDirectory() as scratch,
-        held(work or Path(scratch)) as place,
+        held(work or Path(scratch), "linksage") as place,
         stages("linksage") as on_stage,
     ):
         task = prepare(declared, images, config, place, on_stage)

@@ -27,7 +27,6 @@ from provender.producers.linksage.page_tables import PageSet, read_page_set
 from provender.producers.linksage.page_training import train_pages
 from provender.producers.linksage.page_training_state import fingerprint
 from provender.producers.linksage.quality import Quality, judge
-from provender.producers.linksage.work_folder import ROWS
 from provender.producers.pin_ranking import (
     Pairs,
     Scorer,
@@ -36,6 +35,7 @@ from provender.producers.pin_ranking import (
     popularity,
 )
 from provender.producers.refresh import OnStage
+from provender.producers.work_folder import ROWS
 
 Floats = NDArray[np.float32]
 #: What can be left out, to see what it is worth.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from provender.producers.upstream.task_figures import TaskFigures
@@ -41,6 +41,14 @@ class TowerQuality:
     pairs: int
     candidates: int
     notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def beside(self, others: Mapping[str, Mapping[str, TaskFigures]]) -> TowerQuality:
+        """With figures of others, by name and task, beside those of the same tasks."""
+        tasks = {
+            task: {**by, **{name: found[task] for name, found in others.items() if task in found}}
+            for task, by in self.tasks.items()
+        }
+        return replace(self, tasks=tasks)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, with string keys."""

@@ -12,12 +12,11 @@ from provender.plugin.files import remove_folder
 
 #: Where rows are read into, in the folder.
 ROWS = "rows"
-_MARK = ".linksage"
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[Path]:
-    """Hold a folder for one evaluation; a killed process gives it up by itself.
+def held(folder: Path, producer: str) -> Iterator[Path]:
+    """Hold a folder for one evaluation of a producer; a killed process gives it up by itself.
 
     Rows of an earlier run go: files may have changed since, and reading is cheap. Features and
     checkpoints stay, which are taken up again if all that they depend on is the same.
@@ -26,12 +25,12 @@ def held(folder: Path) -> Iterator[Path]:
     and for one that another process holds.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    mark = folder / _MARK
+    mark = folder / f".{producer}"
     if not mark.exists() and any(folder.iterdir()):
         raise ConfigError(
             f"--work {folder}",
             found="a folder with other things in it",
-            expected="a new or empty folder, or one of an earlier evaluation",
+            expected=f"a new or empty folder, or one of an earlier evaluation of {producer}",
             remedy="Name another one.",
         )
     with mark.open("a") as file:
