@@ -13,12 +13,13 @@ source at that very time is drawn anew, some times at most; then there is a nega
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 from provender.producers.upstream.entity_keys import ALWAYS_SQL, numbered
 from provender.producers.upstream.tower_rows import Reading
 
-#: After so many draws that can't be taken there is no negative.
-_DRAWS = 16
+#: Draws are made in rounds that end before these numbers, for what no earlier one has found.
+_ROUNDS = (0, 1, 4, 16)
 
 
 def salt(*parts: str) -> str:
@@ -86,31 +87,31 @@ def drawn(
         f"asked_{name}",
     )
     parts = []
-    for attempt in range(_DRAWS):
-        tried = reading.copy(
-            _attempt(asked, attempt, pool, all_rows, listings), f"drawn_{name}_{attempt}"
-        )
-        parts.append(f"SELECT row, draw, pin FROM {tried} WHERE taken")
-        asked = f"(SELECT * EXCLUDE (pin, taken) FROM {tried} WHERE NOT taken)"
-        if not reading.count(asked):
+    for first, end in pairwise(_ROUNDS):
+        if parts and not reading.count(asked):
             break
+        select = _taken(asked, range(first, end), pool, all_rows, listings)
+        found = reading.copy(select, f"drawn_{name}_{first}")
+        parts.append(f"FROM {found}")
+        asked = f"(FROM {asked} a ANTI JOIN {found} f ON f.row = a.row AND f.draw = a.draw)"
     return f"({' UNION ALL '.join(parts)})"
 
 
-def _attempt(asked: str, attempt: int, pool: str, all_rows: str, listings: str | None) -> str:
-    """The SELECT of what is asked for with a drawn `pin`, and whether it can be `taken`."""
-    chance = uniform("salt", "draw", str(attempt))
-    gone = "false"
-    spells = ""
+def _taken(asked: str, attempts: range, pool: str, all_rows: str, listings: str | None) -> str:
+    """The SELECT of what the first attempt that can be taken has drawn, by `row` and `draw`."""
+    chance = uniform("salt", "draw", "attempt")
+    spells, there = "", "true"
     if listings is not None:
         spells = f"ASOF LEFT JOIN {listings} l ON l.key = d.pin AND d.time >= l.since"
-        gone = "coalesce(l.until <= d.time, false)"
+        there = "coalesce(l.until > d.time, true)"
+    tried = f"unnest(range({attempts.start}, {attempts.stop})) AS attempt"
     return (
-        f"WITH placed AS (SELECT *, CAST(floor({chance} * places) AS BIGINT) AS place "
-        f"FROM {asked}),\n"
-        f"chosen AS (SELECT p.* EXCLUDE (place), o.pin FROM placed p JOIN {pool} o "
-        "ON o.place = p.place),\n"
-        f"own AS (SELECT DISTINCT user, pin, time FROM {all_rows})\n"
-        f"SELECT d.*, NOT {gone} AND o.user IS NULL AS taken FROM chosen d {spells} "
-        "LEFT JOIN own o ON o.user = d.user AND o.pin = d.pin AND o.time = d.time"
+        f"WITH tried AS (SELECT *, {tried} FROM {asked}),\n"
+        f"placed AS (SELECT *, CAST(floor({chance} * places) AS BIGINT) AS place FROM tried),\n"
+        f"drawn AS (SELECT t.* EXCLUDE (place), p.pin FROM placed t JOIN {pool} p "
+        "ON p.place = t.place),\n"
+        f"allowed AS (SELECT d.row, d.draw, d.attempt, d.pin FROM drawn d {spells} WHERE {there} "
+        f"AND NOT EXISTS (FROM {all_rows} o WHERE o.user = d.user AND o.pin = d.pin "
+        "AND o.time = d.time))\n"
+        "SELECT row, draw, arg_min(pin, attempt) AS pin FROM allowed GROUP BY row, draw"
     )

@@ -111,7 +111,8 @@ def _labelled(
         positive.append(f"({is_known} AND {hit})")
         unknown.append(f"NOT ({is_known})")
     names = ", ".join(f"label_{task}" for task in source.labels)
-    parts = (str(reading.seed), literal(name), "r.user", "r.pin", "r.time", "coalesce(r.id, '')")
+    # Not the id: it may be a number that SQL gave it, and another one once there are more rows.
+    parts = (str(reading.seed), literal(name), "r.user", "r.pin", "r.time")
     start = in_microseconds(reading.start) if reading.start else None
     return (
         f"WITH labels AS (SELECT r.*, {', '.join(labels)}, ({' OR '.join(positive)}) AS positive, "
