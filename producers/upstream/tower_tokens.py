@@ -112,7 +112,7 @@ class Numbers(nn.Module):
     def forward(self, numbers: Tensor) -> Tensor:
         """(M, N) to (M, n, w)."""
         found: Tensor = self.down(self.up(numbers).relu())
-        return found.view(len(numbers), self.tokens, -1)
+        return found.view(len(numbers), self.tokens, self.down.out_features // self.tokens)
 
 
 class Category(nn.Module):
@@ -203,7 +203,7 @@ class Sequence(nn.Module):
         padded = each.new_zeros(count * longest, each.shape[1]).index_copy(0, where, each)
         shares = scores.softmax(1).transpose(1, 2).to(padded.dtype)  # (M, q H, L)
         pooled = shares @ padded.unflatten(0, (count, longest))  # (M, q H, w)
-        tokens = self.value(pooled.view(count, self.queries, -1))
+        tokens = self.value(pooled.view(count, self.queries, self.value.in_features))
         some = actions.present.any(1).view(-1, 1, 1)
         return torch.where(some, tokens, self.nothing.to(tokens.dtype))
 
