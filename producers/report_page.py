@@ -151,9 +151,9 @@ def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | None, digits: int = 3) -> str:
     # Adding 0 makes a rounded -0.0 one without a sign.
-    return "–" if value is None else f"{round(value, 3) + 0:.3f}".replace("-", "−")
+    return "–" if value is None else f"{round(value, digits) + 0:.{digits}f}".replace("-", "−")
 
 
 def _count(value: int) -> str:

@@ -5,13 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-import re
-import shutil
-import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -24,45 +18,12 @@ from provender.producers.linksage.quality_report import write_report
 from provender.producers.linksage.top_pins import TopPins, cards, top_pins
 from provender.producers.pin_ranking import Pairs, popularity
 from tests.producers.linksage.shown_rows import page_set
+from tests.producers.report_reader import Browser, chromium, measured, read
 
 SECTIONS = ["recall", "scores", "spread", "same-space", "pictures", "how"]
 FIGURES = ["recall", "baselines", "scores", "cosines"]
 EVIL = "<img src='http://evil.example/x.png'> & <script>document.title = 'evil'</script>"
-#: What a page may ask a browser for: these attributes' values.
-ASKING = {"src", "href", "xlink:href", "srcset", "data", "action", "poster", "background"}
 PAGES, PINS = 20, 60
-
-
-class Reader(HTMLParser):
-    """Tags, and what they ask for outside of the page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.outside: list[str] = []
-        self.images: list[str] = []
-        self.text: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        for name, value in attrs:
-            if name == "id" and value:
-                self.ids.append(value)
-            if name == "src" and value:
-                self.images.append(value)
-            if name in ASKING and not str(value).startswith(("data:image/", "#")):
-                self.outside.append(f"{tag} {name}={value}")
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-
-def read(html: str) -> Reader:
-    reader = Reader()
-    reader.feed(html)
-    reader.outside += re.findall(r"@import[^;]*|url\((?!#)[^)]*\)", html)
-    return reader
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +127,7 @@ def test_all_sections_and_figures_are_there(report: Path) -> None:
 
 
 def test_figures_are_told(report: Path, quality: Quality) -> None:
-    text = " ".join(" ".join(read(report.read_text()).text).split())
+    text = read(report.read_text()).text
     for dim in quality.dims:
         for k in quality.ks:
             assert f"{quality.recall[dim][k]:.1%}" in text
@@ -187,7 +148,7 @@ def test_it_asks_for_nothing_outside_and_runs_nothing(report: Path) -> None:
 
 
 def test_a_crawled_text_is_text(report: Path) -> None:
-    text = " ".join(read(report.read_text()).text)
+    text = " ".join(read(report.read_text()).texts)
     assert EVIL in text
     assert "words words…" in text
 
@@ -245,34 +206,16 @@ def test_figures_that_there_are_not(quality: Quality, tmp_path: Path) -> None:
         same_space=space,
     )
     found = read(write_report(tmp_path, bare, title="t").read_text())
-    assert "–" in " ".join(found.text)
+    assert "–" in found.text
     assert found.tags.count("svg") == len(FIGURES)
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Opens a file in Chromium as wide as is said and returns the DOM and what it complained of."""
-    named = os.environ.get("PROVENDER_CHROMIUM", "")
-    program = named or shutil.which("chromium") or shutil.which("chromium-browser")
-    if not program:
-        pytest.skip("no Chromium on the path, nor named by PROVENDER_CHROMIUM")
-
-    def opened(path: Path, width: int) -> tuple[str, str]:
-        profile = tmp_path_factory.mktemp("profile")
-        told = subprocess.run(
-            [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-             "--no-first-run", "--disable-background-networking", "--disable-component-update",
-             "--disable-sync", "--hide-scrollbars", "--enable-logging=stderr",
-             f"--user-data-dir={profile}", f"--window-size={width},900", "--dump-dom",
-             path.as_uri()],
-            capture_output=True, text=True, timeout=120, check=True,
-        )  # fmt: skip
-        return told.stdout, "\n".join(re.findall(r".*CONSOLE.*", told.stderr))
-
-    yield opened
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Browser:
+    return chromium(tmp_path_factory)
 
 
-def test_a_browser_shows_it_and_asks_for_nothing(report: Path, browser: Any) -> None:
+def test_a_browser_shows_it_and_asks_for_nothing(report: Path, browser: Browser) -> None:
     dom, complaints = browser(report, 1280)
     found = read(dom)
     assert set(SECTIONS) | {f"figure-{name}" for name in FIGURES} <= set(found.ids)
@@ -282,7 +225,7 @@ def test_a_browser_shows_it_and_asks_for_nothing(report: Path, browser: Any) -> 
 
 
 def test_a_browser_would_tell_what_it_was_asked_for(
-    report: Path, browser: Any, tmp_path: Path
+    report: Path, browser: Browser, tmp_path: Path
 ) -> None:
     asking = '<img src="http://127.0.0.1:9/x.png"></body>'
     copy = tmp_path / "copy.html"
@@ -292,27 +235,9 @@ def test_a_browser_would_tell_what_it_was_asked_for(
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_sticks_out_at_any_width(
-    report: Path, browser: Any, tmp_path: Path, width: int
+    report: Path, browser: Browser, tmp_path: Path, width: int
 ) -> None:
-    """A copy that measures itself: the report has no scripts, and would run none."""
-    html = re.sub(r"<meta http-equiv[^>]*>", "", report.read_text())
-    measuring = """<script>
-      const shown = (one) => one.getBoundingClientRect();
-      const told = {
-        page: document.documentElement.scrollWidth, window: innerWidth,
-        figures: [...document.querySelectorAll("figure svg")].map((one) => shown(one).height),
-        images: [...document.images].map((one) => one.complete ? one.naturalWidth : 0),
-        out: [...document.querySelectorAll("h1, h2, p, li, figure, .wide")]
-          .filter((one) => shown(one).right > innerWidth + 1 || shown(one).width < 1).length,
-      };
-      document.documentElement.dataset.told = JSON.stringify(told);
-    </script></body>"""
-    copy = tmp_path / "copy.html"
-    copy.write_text(html.replace("</body>", measuring))
-    dom, _ = browser(copy, width)
-    written = re.search(r'data-told="([^"]*)"', dom)
-    assert written is not None
-    told = json.loads(written[1].replace("&quot;", '"'))
+    told = json.loads(measured(report, browser, width, tmp_path / "copy.html"))
     assert told["page"] <= told["window"] <= 1280
     assert told["out"] == 0
     assert len(told["figures"]) == len(FIGURES)
