@@ -40,8 +40,6 @@ def read_source(reading: Reading, name: str, source: SourceDeclaration) -> tuple
         f"source_{name}",
         number="row",
     )
-    report: Report = {"rows": reading.count(rows), "dropped": dropped}
-    for each, (_, column) in misfits.items():
-        if wrong := reading.count(f"{good} WHERE {each}"):
-            report.setdefault("left_out", {})[f"{column} is no number"] = wrong
-    return rows, report
+    found = {each: reading.count(f"{good} WHERE {each}") for each in misfits}
+    context_report = {f"{misfits[each][1]} is no number": n for each, n in found.items() if n}
+    return rows, {"rows": reading.count(rows), "dropped": dropped, "context": context_report}

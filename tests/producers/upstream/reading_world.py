@@ -37,20 +37,23 @@ def write_table(folder: Path, name: str, schema: pa.Schema, rows: Sequence[Row])
 
 
 def world_of(
-    tables: Sequence[str],
+    tables: Sequence[str] | Mapping[str, str],
     events: Mapping[str, Any],
     *,
     user: str = "int64",
     pin: str = "int64",
-    **further: Any,
+    max_bad_share: float = 0.01,
 ) -> World:
     return World.model_validate(
         {
-            "tables": {name: {"path": f"{name}.parquet"} for name in tables},
+            "tables": {
+                name: {"path": tables[name] if isinstance(tables, Mapping) else f"{name}.parquet"}
+                for name in tables
+            },
             "entities": {"user": user, "pin": pin, "item": "string"},
             "events": events,
             "dates": {"first_as_of": "2026-03-02", "refreshes": 1},
-            **further,
+            "max_bad_share": max_bad_share,
         }
     )
 
