@@ -35,7 +35,7 @@ WITHIN = {"click": 2, "buy": 5}
 NEGATIVES = 3
 EVENT: Any = {"head": {"user": "user"}, "tail": {"pin": "pin"}, **TIME}
 WORLD = world_of(["shown", "clicks", "buys", "pins"], {"look": {"table": "shown", **EVENT}})
-DECLARED = {
+DECLARED: dict[str, Any] = {
     "sources": {
         "shown": {"table": "shown", "id": "id", "user": "user", "pin": "pin", **TIME, "labels": {
             "click": {"table": "clicks", "match": {"id": "shown"}, "within": "2h", **TIME},
