@@ -204,7 +204,7 @@ def test_learned_weights_and_a_task_without_labels() -> None:
     found = task_loss(model, sums, counts, counts)
     found.backward()
     expected = math.exp(-0.5) * 2 + 0.25 + math.exp(1) * 2 - 0.5
-    assert float(found) == pytest.approx(expected)
+    assert found.item() == pytest.approx(expected)
     assert s.grad is not None
     torch.testing.assert_close(
         s.grad, torch.tensor([0.5 - 2 * math.exp(-0.5), 0.5 - 2 * math.exp(1), 0.0])
@@ -231,6 +231,6 @@ def test_staying_is_one_less_the_cosine() -> None:
     former = torch.tensor([[1.0, 0.0], [0.0, -1.0], [1.0, 0.0]], requires_grad=True)
     total, count = stay_sum(now, former)
     total.backward()
-    assert float(total) == pytest.approx(0 + 2 + 0.4)
+    assert total.item() == pytest.approx(0 + 2 + 0.4)
     assert float(count) == 3
     assert former.grad is None
