@@ -86,7 +86,7 @@ def drawn(
         f"FROM {rows} r ASOF JOIN ends e ON r.time {at} e.time",
         f"asked_{name}",
     )
-    parts = []
+    parts: list[str] = []
     for first, end in pairwise(_ROUNDS):
         if parts and not reading.count(asked):
             break

@@ -28,9 +28,10 @@ def needed_events(
 ) -> tuple[str, ...]:
     """Those that features name and those between user and pin, in the order of the world."""
     towers = (features.user, features.pin, features.pair)
-    counted = [one for tower in towers for one in (*tower.counts.values(), *tower.recency.values())]
-    sequence = [features.user.sequence] if features.user.sequence else []
-    named = {name for one in (*counted, *sequence) for name in one.events}
+    named = {name for each in towers for one in each.counts.values() for name in one.events}
+    named |= {name for each in towers for one in each.recency.values() for name in one.events}
+    if features.user.sequence is not None:
+        named |= set(features.user.sequence.events)
     return tuple(name for name, one in events.items() if name in named or _is_deed(one))
 
 

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from provender.plugin.tables import literal
-from provender.producers.upstream.declarations import ALWAYS, SourceDeclaration, TowerSources
+from provender.producers.upstream.declarations import (
+    ALWAYS,
+    LabelDeclaration,
+    SourceDeclaration,
+    TowerSources,
+)
 from provender.producers.upstream.drawn_negatives import drawn, salt, uniform
 from provender.producers.upstream.entity_keys import numbered
 from provender.producers.upstream.label_rows import known, learned, positives
@@ -90,8 +95,8 @@ def _positives(
 ) -> tuple[dict[str, str], Report]:
     found, report = {}, {}
     for task, label in source.labels.items():
-        if label != ALWAYS:
-            found[task], report[task] = positives(reading, name, source, task, rows)
+        if isinstance(label, LabelDeclaration):
+            found[task], report[task] = positives(reading, name, source, task, label, rows)
     return found, report
 
 

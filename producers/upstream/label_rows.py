@@ -10,8 +10,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Literal
 
+from provender.plugin.world import KeyType
 from provender.producers.upstream.declarations import (
-    ALWAYS,
     LabelDeclaration,
     SourceDeclaration,
 )
@@ -29,7 +29,7 @@ _INSTANT = timedelta(microseconds=1)
 
 def window(label: Label) -> int:
     """The attribution window in microseconds."""
-    return 0 if label == ALWAYS else label.within // _INSTANT
+    return label.within // _INSTANT if isinstance(label, LabelDeclaration) else 0
 
 
 def known(reading: Reading, label: Label) -> str:
@@ -49,22 +49,26 @@ def learned(reading: Reading, label: Label) -> str:
 
 
 def positives(
-    reading: Reading, name: str, source: SourceDeclaration, task: str, rows: str
+    reading: Reading,
+    name: str,
+    source: SourceDeclaration,
+    task: str,
+    label: LabelDeclaration,
+    rows: str,
 ) -> tuple[str, Report]:
     """Find the rows of a source that have a declared label.
 
     Args:
         name: the source's.
-        rows: SQL of its rows: row, user, pin, time, id.
+        task: the label's.
+        rows: SQL of the source's rows: row, user, pin, time, id.
 
     Returns SQL of them, their `row`, each once, and how many rows of the label's table there are
     and were dropped. Rows that can't be the reason of a label that is asked for are not there.
 
     Raises MappingError, SourceError or BadRowsError.
     """
-    label = source.labels[task]
-    assert isinstance(label, LabelDeclaration)
-    types = {"id": "string", **reading.world.entities}
+    types: dict[str, KeyType] = {"id": "string", **reading.world.entities}
     keys = [Key(end, column, types[end], needed=False) for end, column in label.match.items()]
     place = f"upstream.sources.{name}.labels.{task}"
     followed, dropped = judged(reading, place, label, keys)

@@ -40,6 +40,6 @@ def read_source(reading: Reading, name: str, source: SourceDeclaration) -> tuple
         f"source_{name}",
         number="row",
     )
-    found = {each: reading.count(f"{good} WHERE {each}") for each in misfits}
-    context_report = {f"{misfits[each][1]} is no number": n for each, n in found.items() if n}
-    return rows, {"rows": reading.count(rows), "dropped": dropped, "context": context_report}
+    wrong = {column: reading.count(f"{good} WHERE {each}") for each, (_, column) in misfits.items()}
+    told = {f"{column} is no number": number for column, number in wrong.items() if number}
+    return rows, {"rows": reading.count(rows), "dropped": dropped, "context": told}

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -107,7 +108,7 @@ def _opened(
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """The tables that are needed, and a folder for temporary files, which goes in the end."""
     labels = [one for source in declared.sources.values() for one in source.labels.values()]
-    named = [
+    named: list[Any] = [
         *declared.sources.values(),
         *(label for label in labels if isinstance(label, LabelDeclaration)),
         *events.values(),
