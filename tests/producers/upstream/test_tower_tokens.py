@@ -85,8 +85,10 @@ class Plain:
         for name, given in actions.vectors.items():
             total = total + self.view(f"sequence.vectors.of_{name}", given, (row, place))
         scaled: Array = (total - total.mean()) / np.sqrt(total.var() + 1e-5)
-        scaled = scaled * self.state["sequence.norm.weight"] + self.state["sequence.norm.bias"]
-        return scaled
+        found: Array = (
+            scaled * self.state["sequence.norm.weight"] + self.state["sequence.norm.bias"]
+        )
+        return found
 
 
 @pytest.mark.parametrize("entity", ["user", "pin"])
