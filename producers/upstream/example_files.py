@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -54,7 +53,7 @@ class ExampleFile:
         ]
         return pa.concat_tables(parts) if parts else self.read([])
 
-    @cached_property
+    @property
     def log_q(self) -> NDArray[np.float32]:
         """Log of the share of all examples that have each pin: (pins,), -inf for none."""
         counts = np.zeros(self._pins, np.int64)

@@ -34,6 +34,7 @@ class ExampleStream:
         self.features = reader.using(fitted)
         self._file, self._tasks = ExampleFile(tower_set), tower_set.tasks
         self._batch_size, self._seed = batch_size, seed
+        self._log_q = self._file.log_q
 
     def __len__(self) -> int:
         """How many examples there are."""
@@ -91,7 +92,7 @@ class ExampleStream:
             known=known,
             weight=torch.from_numpy(np.array(table["weight"].to_numpy(), np.float32)),
             source=torch.from_numpy(integers(table["source"])),
-            log_q=torch.from_numpy(self._file.log_q[pins]),
+            log_q=torch.from_numpy(self._log_q[pins]),
         )
 
 

@@ -27,6 +27,7 @@ from provender.plugin.history import MISSING, History
 from provender.plugin.instants import NO_INSTANT, duration, instant, to_nanoseconds
 from provender.plugin.key_index import NO_RANK, normalized
 from provender.plugin.retrieval_job import ProvenderRetrievalJob
+from provender.plugin.snapshot_source import snapshot_folder, snapshots_at, source_path
 from provender.plugin.spec import VECTOR_COLUMN, EmbeddingSpec
 from provender.producers.upstream.spool import Spool
 
@@ -133,6 +134,9 @@ def _pulled(
     backfills: bool,
 ) -> ViewVectors:
     spec, spool = spec_of(view), Spool("f4", folder)
+    path = source_path(view.batch_source)
+    if snapshot_folder(path) is not None and not snapshots_at(path):
+        raise _nothing(spec, "no snapshot")
     start = span[0] - view.ttl if view.ttl else datetime(1970, 1, 1, tzinfo=span[0].tzinfo)
     parts: list[tuple[Ints, Ints, Ints, NDArray[np.bool_]]] = []
     rows = 0
@@ -224,14 +228,17 @@ def _check_known(
 ) -> None:
     """Refuse a view of which nothing can be used: it would be all missing, without a word."""
     event, created = times
-    found = f"no vector by {end:%Y-%m-%d %H:%M}" if not rows else "only vectors of other keys"
-    if len(event):
-        if backfills or ((created != NO_INSTANT) & (created <= instant(end))).any():
-            return
-        found = "only vectors that were computed later, and `backfills: false`"
-    raise ConfigError(
+    if not len(event):
+        by = f"{end:%Y-%m-%d %H:%M}"
+        raise _nothing(spec, f"no vector by {by}" if not rows else "only vectors of other keys")
+    if not backfills and not ((created != NO_INSTANT) & (created <= instant(end))).any():
+        raise _nothing(spec, "only vectors that were computed later, and `backfills: false`")
+
+
+def _nothing(spec: EmbeddingSpec, found: str) -> ConfigError:
+    return ConfigError(
         f"upstream.features, view {spec.view_name}",
         found=found,
-        expected=f"vectors of {spec.entity} as of that time or before",
+        expected=f"vectors of {spec.entity}, computed as of the refresh's time or before",
         remedy="Produce it first, as of a date that is not later, or leave the view out.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from math import inf, isnan, nan
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -199,7 +200,7 @@ def of_pair(world: World, user: int, pin: int, time: int) -> list[float]:
 
 def bags(bag: Bag) -> list[list[int]]:
     edges = bag.offsets.tolist()
-    return [bag.values[low:high].tolist() for low, high in zip(edges, edges[1:], strict=False)]
+    return [bag.values[low:high].tolist() for low, high in pairwise(edges)]
 
 
 def plain(gathered: Gathered) -> Any:
@@ -333,13 +334,11 @@ def test_pairs_and_context(world: World) -> None:
                 [[each.surface for each in shown]], pa.list_(pa.string())
             ),
         }
-        ids = (np.array([getattr(e, name) for e in shown]) for name in ("user", "pin", "time"))
-        inputs = reader.using(fitted).cross(*ids, context)
+        users, pins, times = np.array([(e.user, e.pin, e.time) for e in shown]).T
+        inputs = reader.using(fitted).cross(users, pins, times, context)
     names = number_names(reader.cross.numbers)
     assert names[:3] == ["context_position", "count_met", "recency_saved"]
-    given = [
-        nan if e.position is None or not np.isfinite(e.position) else e.position for e in shown
-    ]
+    given = [nan if e.position in (None, inf) else e.position for e in shown]
     check_numbers(
         names,
         inputs,
