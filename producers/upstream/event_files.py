@@ -110,24 +110,25 @@ def declare_events(
     return EventFile(check(World, content, str(path)), cut, end)
 
 
-def _columns(
-    path: Path, there: Mapping[str, str], given: Mapping[str, Any], where: str
-) -> EventColumns:
-    found: dict[str, Any] = {}
+def _columns(path: Path, there: Mapping[str, str], given: Any, where: str) -> EventColumns:
+    if not isinstance(given, Mapping):
+        raise MappingError(
+            f"{where}: columns",
+            found=repr(given),
+            expected="names of columns, such as {user: visitor}",
+            remedy="Correct it.",
+        )
+    names = {n: next((one for one in known if one in there), n) for n, known in _KNOWN.items()}
+    columns = check(EventColumns, {**names, **given}, f"{where}: columns")
     for name, known in _KNOWN.items():
-        column = next((one for one in known if one in there), None)
-        if column is not None:
-            found[name] = column
-    found |= dict(given)
-    for name, known in _KNOWN.items():
-        if found.get(name) not in there:
+        if getattr(columns, name) not in there:
             raise MappingError(
                 f"{path}",
                 found=f"the columns {', '.join(there)}",
-                expected=f"a column of the {name}: {found.get(name) or ' or '.join(known)}",
+                expected=f"a column of the {name}: {given.get(name) or ' or '.join(known)}",
                 remedy=f"Rename it, or say `columns: {{{name}: COLUMN}}` in --config.",
             )
-    return check(EventColumns, found, f"{where}: columns")
+    return columns
 
 
 def _kinds(rows: duckdb.DuckDBPyConnection, path: Path, columns: EventColumns) -> dict[str, str]:
@@ -137,10 +138,11 @@ def _kinds(rows: duckdb.DuckDBPyConnection, path: Path, columns: EventColumns) -
         f"SELECT {kind} FROM {quoted(TABLE)} WHERE {kind} IS NOT NULL "
         f"GROUP BY ALL ORDER BY count(*) DESC, {kind} LIMIT {_MOST_KINDS + 1}"
     ).fetchall()
-    if len(found) > _MOST_KINDS:
+    if not 0 < len(found) <= _MOST_KINDS:
+        some = f"more than {_MOST_KINDS} kinds: {', '.join(one for (one,) in found[:3])}, ..."
         raise MappingError(
             f"{path}: {columns.kind}",
-            found=f"more than {_MOST_KINDS} kinds: {', '.join(one for (one,) in found[:3])}, ...",
+            found=some if found else "no kind",
             expected="a few, such as view, cart and buy",
             remedy="Name the right column with `columns: {kind: COLUMN}` in --config.",
         )
