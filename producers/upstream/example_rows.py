@@ -127,10 +127,15 @@ def _labelled(
         f"CASE WHEN {f'time < {start}' if start is not None else 'false'} THEN 'before the start' "
         f"WHEN coalesce({names}) IS NULL THEN "
         "CASE WHEN waits THEN 'not known yet' ELSE 'learned before' END "
-        f"WHEN {uniform('salt', literal('rate'))} >= {source.rate} THEN 'rate' "
-        f"WHEN NOT positive AND {uniform('salt', literal('negative'))} >= {source.negative_rate} "
+        f"WHEN {_beyond('rate', source.rate)} THEN 'rate' "
+        f"WHEN NOT positive AND {_beyond('negative_rate', source.negative_rate)} "
         "THEN 'negative_rate' END AS left_out FROM labels"
     )
+
+
+def _beyond(name: str, rate: float) -> str:
+    """SQL: whether a row is none of the share `rate`."""
+    return "false" if rate == 1 else f"{uniform('salt', literal(name))} >= {rate}"
 
 
 def _drawn(
