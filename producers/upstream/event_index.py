@@ -61,8 +61,7 @@ def pair_rows(tower_set: TowerSet, kinds: Iterable[Kinds], pins: int) -> dict[Ki
 
 def event_log(tower_set: TowerSet, kinds: Kinds, count: int) -> EventLog:
     """The events of some types of `count` users."""
-    places = np.full(len(tower_set.events), -1, np.int16)
-    places[_codes(tower_set, kinds)] = np.arange(len(kinds))
+    places = _places(tower_set, kinds)
     users, times, events, pins = (
         Spool(dtype, tower_set.folder) for dtype in ("i4", "i8", "i2", "i4")
     )
@@ -92,16 +91,16 @@ def _spooled(
     tower_set: TowerSet, kinds: Iterable[Kinds], order: str, row_of: Any
 ) -> dict[Kinds, tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Rows and times of the events of each set of types, sorted by both, in one pass."""
-    codes = {kind: _codes(tower_set, kind) for kind in dict.fromkeys(kinds)}
-    if not codes:
+    places = {kind: _places(tower_set, kind) for kind in dict.fromkeys(kinds)}
+    if not places:
         return {}
     spools = {
-        kind: (Spool("i8", tower_set.folder), Spool("i8", tower_set.folder)) for kind in codes
+        kind: (Spool("i8", tower_set.folder), Spool("i8", tower_set.folder)) for kind in places
     }
     for part in _in_order(tower_set, order):
         rows = row_of(part)
         for kind, (row_spool, time_spool) in spools.items():
-            kept = np.isin(part["event"], codes[kind])
+            kept = places[kind][part["event"]] >= 0
             row_spool.append(rows[kept])
             time_spool.append(part["time"][kept])
     for _, times in spools.values():
@@ -109,7 +108,8 @@ def _spooled(
     return {kind: (rows.mapped(), times.mapped()) for kind, (rows, times) in spools.items()}
 
 
-def _codes(tower_set: TowerSet, kinds: Kinds) -> list[int]:
+def _places(tower_set: TowerSet, kinds: Kinds) -> NDArray[np.int16]:
+    """The place of each of the set's event types among some of them, -1 for none."""
     unknown = [kind for kind in kinds if kind not in tower_set.events]
     if unknown:
         raise MappingError(
@@ -118,7 +118,9 @@ def _codes(tower_set: TowerSet, kinds: Kinds) -> list[int]:
             expected=f"one of {', '.join(tower_set.events)}, whose head is a user",
             remedy="Correct the name, or declare the event.",
         )
-    return [tower_set.events.index(kind) for kind in kinds]
+    return np.array(
+        [kinds.index(name) if name in kinds else -1 for name in tower_set.events], np.int16
+    )
 
 
 def _in_order(tower_set: TowerSet, order: str) -> Iterator[_Columns]:

@@ -48,7 +48,7 @@ class TimedRows:
         step = 1 << int(span.max(initial=0)).bit_length() >> 1
         while step:
             # Few rows are long: the first steps are theirs alone.
-            wide = np.flatnonzero(span >= step)
+            wide = (span >= step).nonzero()[0]
             probe = found[wide] + step
             inside = probe <= high[wide]
             inside &= self.times[np.minimum(probe, high[wide]) - 1] < times[wide]

@@ -75,20 +75,18 @@ class EventNumbers:
         """As :class:`NumberSource`: of a window of d days those at or after d days before."""
         start = self.rows.offsets[rows]
         end = self.rows.before_within(start, self.rows.offsets[rows + 1], times)
-        read = [
-            (end - self._since(start, end, times, days)).astype(np.float32)
-            for days in self.counts.values()
-        ]
+        windows: dict[float | None, Ints] = {None: start}
+        since = end
+        for days in sorted({days for days in self.counts.values() if days is not None}):
+            # A longer window begins before all shorter ones.
+            since = self.rows.before_within(start, since, times - round(days * DAY))
+            windows[days] = since
+        read = [(end - windows[days]).astype(np.float32) for days in self.counts.values()]
         if self.recencies:
             age = (times - self.rows.times[end - 1]) / MINUTE
             recency = np.where(end > start, age, np.nan).astype(np.float32)
             read += [recency] * len(self.recencies)
         return read
-
-    def _since(self, start: Ints, end: Ints, times: Ints, days: float | None) -> Ints:
-        if days is None:
-            return start
-        return self.rows.before_within(start, end, times - round(days * DAY))
 
 
 def event_numbers(rows: Mapping[Kinds, TimedRows], declared: PairFeatures) -> list[EventNumbers]:
