@@ -30,6 +30,9 @@ COMMANDS = {
     "linksage": Command(
         "provender.producers.linksage.commands:linksage", "Stream crawled pages; list settings."
     ),
+    "upstream": Command(
+        "provender.producers.upstream.commands:upstream", "Show towers' inputs; list settings."
+    ),
     "evaluate": Command("provender.producers.commands:evaluate", "Predict the days that followed."),
     "rank": Command("provender.consumers.commands:rank", "Train rankers without and with vectors."),
     "request": Command("provender.consumers.commands:request", "Answer one ranking request."),
