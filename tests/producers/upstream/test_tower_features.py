@@ -67,6 +67,7 @@ DECLARED: dict[str, Any] = {
             "as_of": "hour",
             "counts": {
                 "clicks": {"events": ["click"]},
+                "clicks_2d": {"events": ["click"], "days": 2},
                 "clicks_1d": {"events": ["click"], "days": 1},
                 "all_half": {"events": ["impression", "click", "save"], "days": 0.5},
             },
@@ -174,6 +175,7 @@ def of_user(world: World, number: int, time: int) -> list[float]:
     score = newest(list(world.columns["user", "number", "score"]), number, time)
     return [
         count(mine, ("click",), time),
+        count(mine, ("click",), time, 2),
         count(mine, ("click",), time, 1),
         minutes([each.time for each in mine if each.event == 1], time),
         count(mine, EVENTS, time, 0.5),
@@ -235,7 +237,7 @@ def check_numbers(names: list[str], inputs: Inputs, fitted: Any, expected: list[
 # Against the oracle ---------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(WORLDS, asked(3), SNAPSHOTS, SNAPSHOTS)
 def test_users(world: World, asked: list[tuple[int, int]], held: list[Any], met: list[Any]) -> None:
     rows, user_view = vectors("user", held)
@@ -248,8 +250,9 @@ def test_users(world: World, asked: list[tuple[int, int]], held: list[Any], met:
     floored = [(user, time // HOUR * HOUR) for user, time in asked]
     names = number_names(reader.user.numbers)
     assert names == [
-        *("count_clicks", "count_clicks_1d", "recency_click", "count_all_half", "age"),
-        *("number_score", "recency_click_missing", "age_missing", "number_score_missing"),
+        *("count_clicks", "count_clicks_2d", "count_clicks_1d", "recency_click"),
+        *("count_all_half", "age", "number_score"),
+        *("recency_click_missing", "age_missing", "number_score_missing"),
     ]
     check_numbers(names, inputs, fitted.user, [of_user(world, *each) for each in floored])
     words = fitted.user.categories["likes"].values
@@ -293,7 +296,7 @@ def check_actions(
     assert actions.present.shape == (len(asked), longest)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(WORLDS, asked(4), SNAPSHOTS)
 def test_pins(world: World, asked: list[tuple[int, int]], met: list[Any]) -> None:
     rows, view = vectors("pin", met)
@@ -320,7 +323,7 @@ def test_pins(world: World, asked: list[tuple[int, int]], met: list[Any]) -> Non
     assert inputs.sequence is None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(WORLDS)
 def test_pairs_and_context(world: World) -> None:
     shown = world.examples
@@ -450,7 +453,7 @@ def test_no_example_can_be_fitted_on(features: TowerFeatures) -> None:
 def test_the_layout_is_that_of_the_inputs(features: TowerFeatures) -> None:
     layout = features.layout
     inputs = features.users(np.arange(3), np.full(3, T0 + DAY))
-    assert layout.user.numbers == inputs.numbers.shape[1] == 9
+    assert layout.user.numbers == inputs.numbers.shape[1] == 10
     assert layout.user.vectors == {"user_x_v1": 2}
     assert layout.user.categories == {"likes": 1}
     assert layout.user.ids
