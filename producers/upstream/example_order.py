@@ -1,7 +1,8 @@
 """In which order an epoch goes through the examples, reading few row groups at a time.
 
-Row groups in a random order, POOL of them a pool, and the rows of each pool in a random order: a
-function of (seed, epoch) alone. Or all as they lie, by time.
+Row groups in a random order, POOL of them a pool, and the rows of each pool in a random order, but
+those of one user at one time side by side, as they go through his tower once: a function of (seed,
+epoch) alone. Or all as they lie, by time.
 """
 
 from __future__ import annotations
@@ -22,10 +23,25 @@ _GROUPS = 2**32
 
 
 class Pool(NamedTuple):
-    """Row groups to read, in order, and the order of their rows, int64 (p,)."""
+    """Row groups to read, in order; the key of the order of their rows, which may be skipped.
+
+    Without a key the rows are as they lie.
+    """
 
     groups: Ints
-    rows: Ints
+    key: int | None
+    skipped: int
+
+    def rows(self, together: Ints) -> Ints:
+        """The order of its rows, less those that are skipped.
+
+        Those of equal numbers in `together`, int64 (p,), stay side by side, as they lie.
+        """
+        order = np.arange(len(together))
+        if self.key is not None:
+            distinct, place = np.unique(together, return_inverse=True)
+            order = np.argsort(_shuffled(len(distinct), self.key)[place], kind="stable")
+        return order[self.skipped :]
 
 
 def pools(
@@ -39,17 +55,19 @@ def pools(
     """
     order = np.arange(len(group_rows))
     if not in_order:
-        order = _shuffled(len(group_rows), seed, epoch, _GROUPS)
+        order = _shuffled(len(group_rows), _key(seed, epoch, _GROUPS))
     for number, first in enumerate(range(0, len(order), POOL)):
         groups = order[first : first + POOL]
         count = int(group_rows[groups].sum())
         if start < count:
-            rows = np.arange(count) if in_order else _shuffled(count, seed, epoch, number)
-            yield Pool(groups, rows[start:])
+            yield Pool(groups, None if in_order else _key(seed, epoch, number), start)
         start = max(0, start - count)
 
 
-def _shuffled(count: int, seed: int, epoch: int, what: int) -> Ints:
+def _key(seed: int, epoch: int, what: int) -> int:
+    return mix64(mix64(mix64(seed) ^ epoch) ^ what)
+
+
+def _shuffled(count: int, key: int) -> Ints:
     """The numbers below `count` in a random order that no version of numpy changes."""
-    key = mix64(mix64(mix64(seed) ^ epoch) ^ what)
     return np.argsort(np.random.Philox(key=key).random_raw(count), kind="stable")

@@ -63,15 +63,20 @@ class ExampleStream:
             in_order=in_order,
             start=start * self._batch_size,
         ):
-            table = pa.concat_tables(
-                [*held, self._file.read(pool.groups.tolist()).take(pa.array(pool.rows))]
-            )
+            table = self._file.read(pool.groups.tolist())
+            rows = pool.rows(self._together(table))
+            table = pa.concat_tables([*held, table.take(pa.array(rows))])
             whole = table.num_rows - table.num_rows % self._batch_size
             for first in range(0, whole, self._batch_size):
                 yield table.slice(first, self._batch_size)
             held = [table.slice(whole)]
         if held and held[0].num_rows:
             yield held[0]
+
+    def _together(self, table: pa.Table) -> Ints:
+        """The same number for rows that give the user tower the same input."""
+        times = self.features.reader.user.floored(integers(table["time"]))
+        return _pairs(integers(table["user"]), times)[0]
 
     def _batch(self, table: pa.Table) -> Batch:
         user, pin, time = (integers(table[name]) for name in ("user", "pin", "time"))
@@ -98,9 +103,15 @@ class ExampleStream:
 
 def _distinct(ids: Ints, times: Ints) -> tuple[Ints, Ints, Ints]:
     """Each pair of an entity and a time once, and the place of each row's pair: int64 (B,)."""
-    instants, place = np.unique(times, return_inverse=True)
-    pairs, rows = np.unique(ids * len(instants) + place, return_inverse=True)
+    numbers, instants = _pairs(ids, times)
+    pairs, rows = np.unique(numbers, return_inverse=True)
     return pairs // len(instants), instants[pairs % len(instants)], rows
+
+
+def _pairs(ids: Ints, times: Ints) -> tuple[Ints, Ints]:
+    """One number for each pair of an entity and a time, and the distinct times that it counts."""
+    instants, place = np.unique(times, return_inverse=True)
+    return ids * len(instants) + place, instants
 
 
 def _labels(table: pa.Table, tasks: tuple[str, ...]) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from math import log, nan
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ def test_pools_cover_all_and_are_skipped(
         for pool in pools(held, seed, epoch, in_order=in_order, start=start):
             assert len(pool.groups) <= POOL
             lying = np.concatenate([np.arange(starts[g], starts[g + 1]) for g in pool.groups])
-            found += lying[pool.rows].tolist()
+            found += lying[pool.rows(lying // 3)].tolist()
         return found
 
     whole = order(0)
@@ -155,10 +156,24 @@ def test_pools_cover_all_and_are_skipped(
         assert order(start) == whole[start:]
 
 
+@given(st.lists(st.integers(0, 5), max_size=40), st.integers(0, 3))
+@settings(max_examples=50)
+def test_rows_of_one_user_and_time_stay_together(users: list[int], seed: int) -> None:
+    given = np.array(users, np.int64)
+    for pool in pools(np.array([len(given)]), seed, 0, in_order=False):
+        rows = pool.rows(given)
+        met = [user for user, _ in groupby(given[rows].tolist())]
+        assert sorted(met) == sorted(set(users))
+        for user in met:
+            own = rows[given[rows] == user].tolist()
+            assert own == sorted(own)
+
+
 def test_the_order_stays_what_it_was() -> None:
     """A run is resumed by it, whatever has been updated since."""
     (pool,) = pools(np.array([3, 2, 4]), 7, 1, in_order=False)
-    assert (pool.groups.tolist(), pool.rows.tolist()) == ([2, 1, 0], [3, 4, 1, 7, 6, 5, 8, 0, 2])
+    rows = pool.rows(np.array([0, 1, 2, 3, 4, 4, 6, 7, 8]))
+    assert (pool.groups.tolist(), rows.tolist()) == ([2, 1, 0], [7, 2, 8, 0, 1, 6, 4, 5, 3])
 
 
 def test_only_the_groups_of_a_pool_are_read(
