@@ -466,3 +466,26 @@ def test_times_of_which_some_have_a_zone_are_refused(tmp_path: Path) -> None:
     }})  # fmt: skip
     with pytest.raises(SourceError, match=r"upstream.sources.done.time.*a time zone mix"):
         read_tower_set(declared, world, tmp_path, tmp_path / "set", at(5))
+
+
+def test_of_rows_of_one_time_the_first_pin_has_the_label(tmp_path: Path) -> None:
+    shown = [
+        {"id": n, "user": "a", "pin": pin, "ts": seconds(1)} for n, pin in enumerate((30, 10, 20))
+    ]
+    clicks = [{"shown": 0, "user": "a", "pin": 20, "at": at(1)}]
+    write(tmp_path, {**ROWS, "shown": shown, "clicks": clicks})
+    found = read(tmp_path, tmp_path / "set", {"sources.shown.labels.click.match": {"user": "user"}})
+    labels = [(r["pin"], r["label_click"]) for r in examples_of(found) if r["source"] == "shown"]
+    assert labels == [(10, 1), (20, 0), (30, 0)]
+
+
+def test_a_pin_that_is_taken_down_at_the_time_is_not_drawn(tmp_path: Path) -> None:
+    buys = [{"user": "a", "pin": 10, "at": at(5)}]
+    shown = [{"id": 1, "user": "a", "pin": 10, "ts": seconds(1)}]
+    drawn = []
+    for hour in (5, 6):
+        pins = [{"pin": 30, "since": at(0), "until": at(hour)}]
+        write(tmp_path, {**ROWS, "shown": shown, "buys": buys, "pins": pins})
+        rows = examples_of(read(tmp_path, tmp_path / f"set{hour}"))
+        drawn.append([r["pin"] for r in rows if r["source"] == "bought" and not r["label_buy"]])
+    assert drawn == [[], [30]]
