@@ -47,6 +47,7 @@ from provender.producers.shipped import (
 from provender.producers.simulator import simulate as simulate_world
 from provender.producers.simulator_config import SimulatorConfig
 from provender.producers.stages import stages, tell_bad_rows
+from provender.producers.upstream.evaluate_command import upstream
 from provender.producers.training_curves import draw
 from provender.producers.training_log import read_metrics
 from provender.producers.version_job import run_id_of
@@ -308,6 +309,7 @@ def evaluate(
 
 evaluate.add_command(kg)
 evaluate.add_command(linksage)
+evaluate.add_command(upstream)
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class ContrastiveConfig(_Section):
 class TrainingConfig(_Section):
     """How they are trained."""
 
-    epochs: int = Field(3, ge=1, description="Passes over all examples at the first refresh.")
+    epochs: int = Field(1, ge=1, description="Passes over all examples at the first refresh.")
     history_days: float | None = Field(
         None, gt=0, description="The first refresh learns from so many days; null from all."
     )

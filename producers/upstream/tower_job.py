@@ -111,7 +111,11 @@ def split(
     sources = check(TowerSources, {k: v for k, v in section.items() if k in known}, where)
     if sources.features is None:
         events = EventMapping.from_world(world).events
-        ends = {name: (one.head_entity, one.tail_entity) for name, one in events.items()}
+        ends = {
+            name: (one.head_entity, one.tail_entity)
+            for name, one in events.items()
+            if one.time is not None
+        }
         sources = sources.model_copy(update={"features": default_features(ends)})
     check_declared(sources, world)
     return sources, {k: v for k, v in section.items() if k not in known}

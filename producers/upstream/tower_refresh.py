@@ -178,7 +178,9 @@ class _Making:
         rows, features, model = self._prepared()
         judged = self._judged(rows, features)
         model = self._trained(rows, features, model).to(pick_device(self.job.device))
-        vectors = {each: self._embedded(model, features, each) for each in ENTITIES}
+        vectors: dict[str, Vectors] = {
+            each: self._embedded(model, features, each) for each in ENTITIES
+        }
         sums = self._sums(vectors["user"])
         if sums is not None:
             vectors["user"] = sums.means(vectors["user"].keys)
