@@ -47,9 +47,9 @@ from provender.producers.shipped import (
 from provender.producers.simulator import simulate as simulate_world
 from provender.producers.simulator_config import SimulatorConfig
 from provender.producers.stages import stages, tell_bad_rows
-from provender.producers.upstream.evaluate_command import upstream
 from provender.producers.training_curves import draw
 from provender.producers.training_log import read_metrics
+from provender.producers.upstream.evaluate_command import upstream
 from provender.producers.version_job import run_id_of
 
 _FAMILY = click.option(
