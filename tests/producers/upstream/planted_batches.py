@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from provender.producers.chunks import generator_of
 from provender.producers.upstream.config import UpstreamConfig
 from provender.producers.upstream.inputs import Batch
+from provender.producers.upstream.tower_training import train_towers
 from provender.producers.upstream.upstream_model import UpstreamModel
 from tests.producers.upstream.small_batches import SMALL, Draws, small_layout, small_tables
 
@@ -71,3 +73,17 @@ def tensors(model: UpstreamModel) -> dict[str, Tensor]:
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     """Whether they are the same to the bit."""
     return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+#: Of few batches.
+STREAM = PlantedStream(size=6)
+
+
+def trained(
+    folder: Path, config: UpstreamConfig, stream: PlantedStream = STREAM, **further: Any
+) -> UpstreamModel:
+    """A model that is trained on a stream, on the CPU."""
+    model = untrained(config)
+    return train_towers(
+        model, stream, config, folder, **({"mark": "mark", "device": "cpu"} | further)
+    )
