@@ -57,6 +57,10 @@ def follow(here: Ranks) -> None:
     while (order := here.awaited())["do"] != "stop":
         if order["do"] == "start":
             training, plan = _started(here, order), None
+        elif order["do"] == "towers":
+            from provender.producers.upstream.tower_refresh import train_along
+
+            train_along(order)
         elif training is None:
             raise AssertionError(f"ordered to {order['do']} before the start")
         elif order["do"] == "train":

@@ -53,6 +53,13 @@ class Ranks:
         self.orders += 1
         return order
 
+    def meet(self) -> None:
+        """Wait for all ranks to be as far as here in the order, however long one of them takes."""
+        met = [f"met/{self.orders}/{rank}" for rank in range(self.count)]
+        self.store.set(met[self.rank], "")
+        with _gone_ranks_told():
+            self.store.wait(met, _PATIENCE)
+
 
 _here: Ranks | None = None
 
