@@ -69,8 +69,8 @@ def against_trees(task: TowerTask, config: UpstreamConfig, on_stage: OnStage) ->
     """Towers and their vectors as an evaluation judges them, and LightGBM beside them."""
     learned = learn(task, config, "cpu", on_stage)
     quality = judge(task, learned, config, "cpu", on_stage)
-    trees, rounds = _trees(task, learned, config, on_stage)
-    return {**_told(quality.beside(trees)), "rounds": rounds}
+    trees, shapes = _trees(task, learned, config, on_stage)
+    return {**_told(quality.beside(trees)), "trees": shapes}
 
 
 def jointly(task: TowerTask, config: UpstreamConfig, on_stage: OnStage) -> Found:
@@ -98,8 +98,8 @@ def alone(source: str) -> Make:
 
 def _trees(
     task: TowerTask, learned: Learned, config: UpstreamConfig, on_stage: OnStage
-) -> tuple[dict[str, dict[str, TaskFigures]], dict[str, int]]:
-    """Figures of trees, and of both, by name and task; rounds by task."""
+) -> tuple[dict[str, dict[str, TaskFigures]], dict[str, Any]]:
+    """Figures of trees, and of both, by name and task; the trees' shapes by task."""
     seed, scratch = config.training.seed, task.work / "scratch"
     later = TowerSet.open(task.work / ROWS / task.name / "later")
     features = [
@@ -111,14 +111,14 @@ def _trees(
     scored = score(later, features[1], learned.model, "cpu")
     first, then = table_of(learned.rows, features[0]), table_of(later, features[1])
     found: dict[str, dict[str, TaskFigures]] = {TREES: {}, BOTH: {}}
-    rounds = {}
+    shapes = {}
     for column, name in enumerate(scored.tasks):
         on_stage("LightGBM", column, len(scored.tasks), "")
-        odds, rounds[name] = boosted(first, then, column, seed)
+        odds, shapes[name] = boosted(first, then, column, seed)
         for who, each in ((TREES, odds), (BOTH, (odds + scored.logits[:, column]) / 2)):
             found[who][name] = _judged(then.labels, then.known, then.weight, column, each)
     on_stage("LightGBM", len(scored.tasks), len(scored.tasks), "")
-    return found, rounds
+    return found, shapes
 
 
 def _judged(labels: Any, known: Any, weight: Any, column: int, odds: Any) -> TaskFigures:
