@@ -270,8 +270,8 @@ def _planted(strings: bool) -> dict[str, list[Row]]:
             tables["clicks"].append({**row, "time": at(when + hours / 24)})
     for when in np.sort(rng.uniform(0, DAYS, 10 * DAYS)):
         user = int(rng.integers(0, USERS))
-        row = {"user_id": key(user), "pin_id": key(pin_of(user, 0.9)), "time": at(when)}
-        tables["buys"].append(row)
+        pin = pin_of(user, 0.9)
+        tables["buys"].append({"user_id": key(user), "pin_id": key(pin), "time": at(when)})
     tables["pins"] = [
         {
             "pin_id": key(number),
