@@ -35,7 +35,7 @@ class TowerConfig(_Section):
         description="How the modules' outputs become one: added up, or side by side "
         "through a matrix.",
     )
-    tokens: int = Field(8, ge=1, description="Tokens that a layer gives.")
+    tokens: int = Field(4, ge=1, description="Tokens that a layer gives.")
 
 
 class ModelConfig(_Section):
@@ -46,11 +46,11 @@ class ModelConfig(_Section):
     nested_weights: tuple[float, ...] | None = Field(
         None, description="Of the losses of nested_dims and dim; null weighs all alike."
     )
-    width: int = Field(64, ge=8, description="The length of a token.")
+    width: int = Field(32, ge=8, description="The length of a token.")
     heads: int = Field(4, ge=1, description="Attention heads; they divide the width.")
-    hidden: int = Field(128, ge=8, description="Width of the hidden layers of modules and heads.")
-    rank: int = Field(32, ge=1, description="Of the factors of a `cross`'s matrix.")
-    sequence_tokens: int = Field(4, ge=1, description="Tokens that a sequence becomes.")
+    hidden: int = Field(64, ge=8, description="Width of the hidden layers of modules and heads.")
+    rank: int = Field(16, ge=1, description="Of the factors of a `cross`'s matrix.")
+    sequence_tokens: int = Field(2, ge=1, description="Tokens that a sequence becomes.")
     user: TowerConfig = TowerConfig()
     pin: TowerConfig = TowerConfig()
     interaction: TowerConfig = TowerConfig(modules=("cross", "masknet"))
@@ -117,6 +117,13 @@ class TrainingConfig(_Section):
         ge=0,
         lt=1,
         description="How likely a row of an id table is hidden, so that new keys fare well.",
+    )
+    context_dropout: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="How likely a row's context is hidden, so that the towers can do without: it "
+        "says where a pin was shown, and nothing of user and pin.",
     )
     task_weights: dict[str, float] | Literal["uncertainty"] = Field(
         "uncertainty",

@@ -200,10 +200,18 @@ class IdDeclaration(_Declaration):
         None, description="embedding view, such as user_transra_v1, whose vectors rows start from"
     )
 
+    pretrained: bool = Field(
+        False,
+        description="without a `view`: whether rows start from a TransRA that is trained on the "
+        "events of the sequence before the first refresh",
+    )
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.view is not None and self.buckets is not None:
-            raise ValueError("no `view` where keys are hashed: several keys share a row")
+        if self.buckets is not None and (self.view is not None or self.pretrained):
+            raise ValueError("no `view` and not `pretrained` where keys are hashed into rows")
+        if self.view is not None and self.pretrained:
+            raise ValueError("`view` or `pretrained`, not both")
         return self
 
 
@@ -312,20 +320,21 @@ def default_features(events: Mapping[str, tuple[str, str]]) -> FeatureDeclaratio
 
     Counts of 1, 7 and 30 days and of all time, recencies, the last 50 events but for impressions
     and the like (those that are named so, if others are left), and a learned row for each user and
-    pin.
+    pin, which starts from what these events say.
     """
     of_users = [name for name, (head, _) in events.items() if head == "user"]
     of_pins = [name for name in of_users if events[name][1] == "pin"]
     deeds = [name for name in of_pins if not any(part in name.lower() for part in _SHOWN)]
     met = tuple(deeds or of_pins)
+    ids = IdDeclaration(dim=64, pretrained=True) if met else IdDeclaration()
     return FeatureDeclarations(
         user=UserFeatures(
             counts=_counts(of_users),
             recency=_recencies(of_users),
-            ids=IdDeclaration(),
+            ids=ids,
             sequence=SequenceDeclaration(events=met) if met else None,
         ),
-        pin=PinFeatures(counts=_counts(of_pins), recency=_recencies(of_pins), ids=IdDeclaration()),
+        pin=PinFeatures(counts=_counts(of_pins), recency=_recencies(of_pins), ids=ids),
         pair=PairFeatures(counts=_counts(of_pins), recency=_recencies(of_pins)),
     )
 

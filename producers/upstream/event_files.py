@@ -98,7 +98,13 @@ def declare_events(
         shared |= {"time": columns.time, "time_unit": unit}
         ends = {"user": columns.user, "pin": columns.pin}
         events[name] = {**shared, "head": {"user": ends["user"]}, "tail": {"pin": ends["pin"]}}
-        sources[name] = {**shared, **ends, "labels": {name: "always"}, "negatives": negatives}
+        sources[name] = {
+            **shared,
+            **ends,
+            "labels": {name: "always"},
+            "negatives": negatives,
+            "negatives_by": "uniform",
+        }
     declared = {k: v for k, v in given.items() if k != "columns"}
     content = {
         "tables": {TABLE: table.model_dump()},

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from provender.producers.linksage.counter_random import mix64, walker_keys
 from provender.producers.upstream.example_files import ExampleFile, integers
 from provender.producers.upstream.example_order import pools
 from provender.producers.upstream.feature_reader import FeatureReader
@@ -18,6 +19,9 @@ from provender.producers.upstream.preprocessing import Fitted
 from provender.producers.upstream.read_ahead import read_ahead
 from provender.producers.upstream.timed_rows import Ints
 from provender.producers.upstream.tower_set import TowerSet
+
+#: Microseconds that users are set apart by in draws: a prime beyond 2^40.
+_APART = 1_099_511_627_791
 
 
 class ExampleStream:
@@ -30,10 +34,14 @@ class ExampleStream:
         fitted: Fitted,
         batch_size: int,
         seed: int,
+        *,
+        context_dropout: float = 0.0,
     ) -> None:
+        """Over the examples of a set; the context of some rows, or all, is hidden."""
         self.features = reader.using(fitted)
         self._file, self._tasks = ExampleFile(tower_set), tower_set.tasks
         self._batch_size, self._seed = batch_size, seed
+        self._hidden = context_dropout
         self._log_q = self._file.log_q
 
     def __len__(self) -> int:
@@ -51,7 +59,8 @@ class ExampleStream:
             in_order: by time, as a refresh goes once through what is new; else shuffled by
                 (seed, epoch).
         """
-        return read_ahead(map(self._batch, self._tables(epoch, start, in_order=in_order)))
+        tables = self._tables(epoch, start, in_order=in_order)
+        return read_ahead(self._batch(table, epoch) for table in tables)
 
     def _tables(self, epoch: int, start: int, *, in_order: bool) -> Iterator[pa.Table]:
         """The rows of each batch."""
@@ -78,13 +87,30 @@ class ExampleStream:
         times = self.features.reader.user.floored(integers(table["time"]))
         return _pairs(integers(table["user"]), times)[0]
 
-    def _batch(self, table: pa.Table) -> Batch:
+    def _context(self, table: pa.Table, epoch: int) -> dict[str, pa.ChunkedArray]:
+        """The columns of the context, null where it is hidden: by seed, epoch, user and time."""
+        columns = {
+            name: table[name]
+            for name in table.column_names
+            if name.startswith(("number_", "category_"))
+        }
+        if not self._hidden or not columns:
+            return columns
+        rows = integers(table["time"]) + integers(table["user"]) * _APART
+        drawn = walker_keys(mix64(self._seed) ^ epoch, torch.from_numpy(rows), torch.arange(1))
+        hidden = pa.array(drawn[:, 0].numpy() < self._hidden * 2**32 - 2**31)
+        return {
+            name: pc.if_else(hidden, pa.scalar(None, column.type), column)
+            for name, column in columns.items()
+        }
+
+    def _batch(self, table: pa.Table, epoch: int) -> Batch:
         user, pin, time = (integers(table[name]) for name in ("user", "pin", "time"))
         reader = self.features.reader
         users, user_times, user_rows = _distinct(user, reader.user.floored(time))
         pins, pin_times, pin_rows = _distinct(pin, reader.pin.floored(time))
         labels, known = _labels(table, self._tasks)
-        columns = {name: table[name] for name in table.column_names}
+        columns = self._context(table, epoch)
         return Batch(
             users=self.features.users(users, user_times),
             pins=self.features.pins(pins, pin_times),

@@ -29,7 +29,7 @@ from provender.producers.upstream.tower_categories import encoded
 from provender.producers.upstream.tower_features import TowerFeatures
 from provender.producers.upstream.tower_numbers import Number
 from provender.producers.upstream.tower_reader import TowerReader, pin_reader, user_reader
-from provender.producers.upstream.tower_set import TowerSet
+from provender.producers.upstream.tower_set import ALWAYS, TowerSet
 from provender.producers.upstream.vocabularies import fit_vocabulary
 
 if TYPE_CHECKING:
@@ -41,13 +41,18 @@ SAMPLE = 200_000
 
 @dataclass(frozen=True, eq=False)
 class FeatureReader:
-    """All declared features over one tower set, not yet scaled."""
+    """All declared features over one tower set, not yet scaled.
+
+    Id rows that were made from events before a time, `ids_from` (microseconds), are not told to
+    rows before it, whose labels they know.
+    """
 
     tower_set: TowerSet
     declared: TowerSources
     user: TowerReader
     pin: TowerReader
     cross: CrossReader
+    ids_from: int = ALWAYS
 
     @classmethod
     def open(
@@ -56,6 +61,7 @@ class FeatureReader:
         declared: TowerSources,
         views: Mapping[str, ViewVectors],
         rows: Mapping[str, Ints],
+        ids_from: int = ALWAYS,
     ) -> FeatureReader:
         """Sort the events as they are looked up; what is large lies in the set's folder, unnamed.
 
@@ -76,6 +82,7 @@ class FeatureReader:
             user_reader(tower_set, features.user, views, rows),
             pin_reader(tower_set, features.pin, views, rows),
             CrossReader.open(tower_set, declared, features.pair),
+            ids_from,
         )
 
     def using(self, fitted: Fitted) -> TowerFeatures:

@@ -162,7 +162,9 @@ def _bars(axes: Axes, bars: Bars) -> None:
         axes.xaxis.set_major_formatter(PercentFormatter(1))
     without_side(axes)
     if len(bars.who) > 1:
-        axes.get_figure(root=True).legend(loc="outside upper left", ncols=2, fontsize=9)
+        figure = axes.get_figure(root=True)
+        if figure is not None:
+            figure.legend(loc="outside upper left", ncols=2, fontsize=9)
 
 
 def _limit(axes: Axes, ends: Sequence[float]) -> None:

@@ -76,12 +76,21 @@ def score(
     model: UpstreamModel,
     device: str,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    context: bool = True,
 ) -> Scored:
-    """Score all examples of a tower set, each with what is known at its time."""
+    """Score all examples of a tower set, each with what is known at its time.
+
+    Args:
+        context: whether that of where a pin was shown is seen.
+    """
     where = pick_device(device)
     model = model.to(where)
     model.towers.eval()
-    stream = ExampleStream(rows, features.reader, features.fitted, _BATCH, seed=0)
+    hidden = 0.0 if context else 1.0
+    stream = ExampleStream(
+        rows, features.reader, features.fitted, _BATCH, 0, context_dropout=hidden
+    )
     total, parts = stream.count(0), []
     with torch.inference_mode():
         for batch in stream.batches(0, in_order=True):

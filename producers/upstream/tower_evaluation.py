@@ -13,7 +13,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from provender.plugin.errors import TrainingError
 from provender.plugin.world import World
@@ -25,10 +27,13 @@ from provender.producers.upstream.example_files import ExampleFile
 from provender.producers.upstream.example_stream import ExampleStream
 from provender.producers.upstream.pair_recall import recall_of
 from provender.producers.upstream.preprocessing import Fitted
+from provender.producers.upstream.pretrained_ids import Pretrained, pretrained, wanted
 from provender.producers.upstream.task_scores import Scored, popularity, refreshed_products, score
 from provender.producers.upstream.tower_embedding import embed, microseconds
+from provender.producers.upstream.tower_features import TowerFeatures
 from provender.producers.upstream.tower_inputs import ENTITIES, open_inputs
 from provender.producers.upstream.tower_quality import (
+    BARE,
     POPULARITY,
     REFRESHED,
     TOWERS,
@@ -113,16 +118,26 @@ def learn(task: TowerTask, config: UpstreamConfig, device: str, on_stage: OnStag
     on_stage("read logs", 1, 1, "")
     on_stage("features", 0, 1, "")
     seed, scratch = config.training.seed, task.work / "scratch"
-    opened = open_inputs(rows, task.sources, None, task.repo, scratch, seed)
+    start = _pretrained(task, config, rows, on_stage)
+    opened = open_inputs(rows, task.sources, None, task.repo, scratch, seed, start=start)
     fitted = opened.reader.fit(seed)
     features = opened.reader.using(fitted)
     on_stage("features", 1, 1, "")
     model = UpstreamModel.new(config, features.layout, opened.tables, seed)
     mark = _mark(task, config, rows)
     log = task.work / LOG / mark[:16]
+    training = config.training
+    stream = ExampleStream(
+        rows,
+        opened.reader,
+        fitted,
+        training.batch_size,
+        seed,
+        context_dropout=training.context_dropout,
+    )
     model = train_towers(
         model,
-        ExampleStream(rows, opened.reader, fitted, config.training.batch_size, seed),
+        stream,
         config,
         log,
         mark=mark,
@@ -133,7 +148,7 @@ def learn(task: TowerTask, config: UpstreamConfig, device: str, on_stage: OnStag
         ),
     )
     model = model.to(pick_device(device))
-    vectors = {
+    vectors: dict[str, Vectors] = {
         each: embed(
             model,
             features,
@@ -153,15 +168,17 @@ def judge(
 
     Raises TrainingError where no label of it is known.
     """
-    later, scored = _scored(task, learned, config, device, on_stage)
+    later, opened, scored = _scored(task, learned, config, device, on_stage)
     products, both = refreshed_products(later, scored, learned.vectors)
     met = popularity(later, microseconds(task.cut))[scored.pin]
+    bare = _without_context(task, later, opened, learned.model, device)
     liked = learned.model.layout.liked
     tasks = {}
     for each in scored.tasks:
         sign = 1.0 if each in liked else -1.0
         tasks[each] = {
             TOWERS: scored.figures(each),
+            **({BARE: replace(scored, logits=bare).figures(each)} if bare is not None else {}),
             VECTORS: scored.ranked(each, scored.products, sign),
             REFRESHED: scored.ranked(each, products, sign),
             POPULARITY: scored.ranked(each, met),
@@ -170,7 +187,7 @@ def judge(
     found = recall_of(learned.vectors, learned.rows, later, scored, liked, config.model.nested_dims)
     on_stage("recall", 1, 1, "")
     kept = {
-        each: lift_kept(by[TOWERS].auc, by[VECTORS].auc, by[POPULARITY].auc)
+        each: lift_kept(by.get(BARE, by[TOWERS]).auc, by[VECTORS].auc, by[POPULARITY].auc)
         for each, by in tasks.items()
     }
     notes = {
@@ -188,14 +205,14 @@ def judge_alone(
 ) -> dict[str, Any]:
     """Train a narrowed task, and judge its own tasks: task -> figures of its towers."""
     learned = learn(task, config, device, on_stage)
-    _, scored = _scored(task, learned, config, device, on_stage)
+    *_, scored = _scored(task, learned, config, device, on_stage)
     return {each: scored.figures(each) for each in scored.tasks}
 
 
 def _scored(
     task: TowerTask, learned: Learned, config: UpstreamConfig, device: str, on_stage: OnStage
-) -> tuple[TowerSet, Scored]:
-    """What follows the cut, scored by the towers."""
+) -> tuple[TowerSet, TowerFeatures, Scored]:
+    """What follows the cut, what is seen of it, and its scores by the towers."""
     on_stage("read later rows", 0, 1, "")
     later = _rows(task, config, "later", task.end, start=task.cut)
     on_stage("read later rows", 1, 1, "")
@@ -216,7 +233,17 @@ def _scored(
         device,
         lambda done, total: on_stage("score", done, total, ""),
     )
-    return later, scored
+    return later, features, scored
+
+
+def _without_context(
+    task: TowerTask, later: TowerSet, features: TowerFeatures, model: UpstreamModel, device: str
+) -> NDArray[np.float32] | None:
+    """The towers' logits where the context is hidden; None where there is none."""
+    contexts = [source.context for source in task.sources.sources.values()]
+    if not any(context.numbers or context.categories for context in contexts):
+        return None
+    return score(later, features, model, device, context=False).logits
 
 
 def _rows(
@@ -239,6 +266,24 @@ def _rows(
             remedy="Choose another cut or a later end, or shorten the labels' `within`.",
         )
     return rows
+
+
+def _pretrained(
+    task: TowerTask, config: UpstreamConfig, rows: TowerSet, on_stage: OnStage
+) -> Pretrained | None:
+    """What id rows start from; the events are those of all sources, whichever is learned from."""
+    features = task.sources.features
+    if features is None or not wanted(features):
+        return None
+    return pretrained(
+        task.world,
+        task.data,
+        features,
+        rows,
+        task.work / ROWS / task.name / "pretraining",
+        config.training.seed,
+        lambda done, total: on_stage("pretrain ids", done, total, ""),
+    )
 
 
 def _mark(task: TowerTask, config: UpstreamConfig, rows: TowerSet) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from provender.producers.upstream.cross_reader import Context
-from provender.producers.upstream.inputs import Inputs, Layout, SequenceLayout, TowerLayout
+from provender.producers.upstream.inputs import Actions, Inputs, Layout, SequenceLayout, TowerLayout
 from provender.producers.upstream.preprocessing import Fitted, TowerTransforms
-from provender.producers.upstream.recent_actions import gathered
+from provender.producers.upstream.recent_actions import RecentActions, gathered
 from provender.producers.upstream.timed_rows import Ints
 from provender.producers.upstream.tower_categories import bag, encoded
 from provender.producers.upstream.tower_numbers import Number, number_names
@@ -87,9 +88,17 @@ class TowerFeatures:
                 name: gathered(view.vectors, view.at(ids, times))
                 for name, view in tower.views.items()
             },
-            None if tower.id_rows is None else torch.from_numpy(tower.id_rows[ids]),
-            None if tower.actions is None else tower.actions.read(ids, times),
+            None if tower.id_rows is None else self._told(tower.id_rows[ids], times),
+            None if tower.actions is None else self._actions(tower.actions, ids, times),
         )
+
+    def _actions(self, actions: RecentActions, ids: Ints, times: Ints) -> Actions:
+        found = actions.read(ids, times)
+        return replace(found, pin=self._told(found.pin.numpy(), times[:, None]))
+
+    def _told(self, rows: Ints, times: Ints) -> Tensor:
+        """Id rows as far as they may be known at times."""
+        return torch.from_numpy(np.where(times >= self.reader.ids_from, rows, -1))
 
 
 def _layout(tower: TowerReader, fitted: TowerTransforms) -> TowerLayout:

@@ -16,8 +16,9 @@ from provender.plugin.repo import open_store
 from provender.producers.upstream.declarations import FeatureDeclarations, TowerSources
 from provender.producers.upstream.feature_reader import FeatureReader, declared_views
 from provender.producers.upstream.id_table import IdTable
+from provender.producers.upstream.pretrained_ids import Pretrained
 from provender.producers.upstream.tower_embedding import Entity, microseconds
-from provender.producers.upstream.tower_set import TowerSet
+from provender.producers.upstream.tower_set import ALWAYS, TowerSet
 from provender.producers.upstream.view_vectors import ViewVectors, pull_views
 from provender.producers.vectors import Vectors
 
@@ -41,6 +42,7 @@ def open_inputs(
     scratch: Path,
     seed: int,
     *,
+    start: Pretrained | None = None,
     grow: bool = True,
 ) -> OpenedInputs:
     """Open the features of a tower set.
@@ -51,6 +53,7 @@ def open_inputs(
         repo: the Feast repo that other views are pulled through; None only where there are none.
         scratch: a folder for vectors of other views.
         seed: of rows of id tables that start from nothing.
+        start: what new rows start from, where no view is declared for that.
         grow: whether keys that the tables lack get rows.
 
     Raises ConfigError for views that are not there or have no vectors yet, and for id tables whose
@@ -59,7 +62,7 @@ def open_inputs(
     features = declared.features
     if features is None:
         raise ValueError("declared sources whose features are not filled in")
-    keys = {each: rows.keys(each) for each in ENTITIES}
+    keys: dict[str, pa.Array] = {each: rows.keys(each) for each in ENTITIES}
     names = {**declared_views(features), **id_views(features)}
     views: dict[str, ViewVectors] = {}
     if names:
@@ -72,11 +75,17 @@ def open_inputs(
     known = _new_tables(features, views, keys, seed) if tables is None else tables
     if grow:
         known = {
-            each: table.grown(keys[each], _start(features, views, keys[each], rows, each), seed)
+            each: table.grown(
+                keys[each],
+                _of_view(features, views, keys[each], rows, each)
+                or (start.vectors.get(each) if start else None),
+                seed,
+            )
             for each, table in known.items()
         }
     numbers = {each: table.rows_of(keys[each]).numpy() for each, table in known.items()}
-    return OpenedInputs(FeatureReader.open(rows, declared, views, numbers), known)
+    since = microseconds(start.as_of) if start else ALWAYS
+    return OpenedInputs(FeatureReader.open(rows, declared, views, numbers, since), known)
 
 
 def id_views(features: FeatureDeclarations) -> dict[str, str]:
@@ -103,7 +112,7 @@ def _new_tables(
     return found
 
 
-def _start(
+def _of_view(
     features: FeatureDeclarations,
     views: Mapping[str, ViewVectors],
     keys: pa.Array,

@@ -10,6 +10,7 @@ from provender.producers.upstream.task_figures import TaskFigures
 
 #: Who ranks the rows of a task.
 TOWERS = "all three towers"
+BARE = "all three, without context"
 VECTORS = "vectors alone"
 REFRESHED = "vectors as of the cut"
 POPULARITY = "popularity"
@@ -24,11 +25,13 @@ class TowerQuality:
 
     Attributes:
         tasks: task -> who ranks -> figures. TOWERS are all three, with what is known at each row's
-            time; VECTORS the inner product of the user's and the pin's vectors at that time;
-            REFRESHED that of the vectors as of the cut, as a downstream ranker has them; POPULARITY
-            how often a pin was met before the cut; others by name, such as single-task models.
+            time; BARE the same without the context, where one is declared; VECTORS the inner
+            product of the user's and the pin's vectors at that time; REFRESHED that of the vectors
+            as of the cut, as a downstream ranker has them; POPULARITY how often a pin was met
+            before the cut; others by name, such as single-task models.
         lift_kept: task -> share of the towers' lift in AUC over popularity that VECTORS have; None
-            where there is no such lift.
+            where there is no such lift. The towers are BARE ones: a vector can't know where its pin
+            is shown.
         recall: who ranks all pins for users -> k -> share of pairs found: `64 dims` and other
             prefixes, POPULARITY, RANDOM.
         pairs, candidates: of the recall.

@@ -28,16 +28,22 @@ from torch import Tensor
 
 from provender.plugin.errors import CheckpointError, ConfigError
 from provender.plugin.files import whole_folder
+from provender.plugin.home import Home
 from provender.plugin.manifest import RunInfo
+from provender.plugin.repo import views_in_repo
 from provender.plugin.snapshot import Snapshot
 from provender.plugin.spec import EmbeddingSpec
+from provender.plugin.world import World
+from provender.producers import ranks
 from provender.producers.devices import pick_device
 from provender.producers.publish import Gate
 from provender.producers.refresh import LOG, OnStage, Refresh
 from provender.producers.upstream.decayed_means import DecayedSums
+from provender.producers.upstream.declarations import ContextDeclaration, TowerSources
 from provender.producers.upstream.example_files import ExampleFile
 from provender.producers.upstream.example_stream import ExampleStream
 from provender.producers.upstream.preprocessing import Fitted
+from provender.producers.upstream.pretrained_ids import Pretrained, cut_of, pretrained, wanted
 from provender.producers.upstream.task_scores import former_figures
 from provender.producers.upstream.tower_embedding import Entity, embed
 from provender.producers.upstream.tower_features import TowerFeatures
@@ -54,7 +60,7 @@ from provender.producers.version_refresh import refresh_version
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Of a run's folder.
-ROWS, MODEL, SCRATCH = "rows", "model", "scratch"
+ROWS, MODEL, SCRATCH, PRETRAINING = "rows", "model", "scratch", "pretraining"
 _TOWERS, _VECTORS, _SUMS, _ABOUT = "towers", "vectors", "sums.parquet", "about.json"
 
 
@@ -75,13 +81,14 @@ class TowerRun:
         place = folder / MODEL
         try:
             about = json.loads((place / _ABOUT).read_bytes())
-            sums = place / _SUMS
+            model, vectors = UpstreamModel.load(place / _TOWERS), load_vectors(place / _VECTORS)
+            latest = model.config.embedding.aggregate == "latest"
             return cls(
                 folder,
-                UpstreamModel.load(place / _TOWERS),
+                model,
                 Fitted.load(place),
-                load_vectors(place / _VECTORS),
-                DecayedSums.load(sums) if sums.exists() else None,
+                {each: vectors[each] for each in ENTITIES},
+                None if latest else DecayedSums.load(place / _SUMS),
                 about,
             )
         except (OSError, ValueError, KeyError, pa.ArrowException, CheckpointError) as error:
@@ -147,6 +154,28 @@ def refresh_towers(
     )
 
 
+def train_along(order: Mapping[str, Any]) -> None:
+    """Train with the process that makes a refresh, as it has ordered (producers/ranks.py).
+
+    Both read the files of the refresh, so that all processes need the folder of its home.
+    """
+    home, repo = Home(Path(order["home"])), Path(order["repo"])
+    job = TowerJob.declare(
+        World.model_validate(order["world"]),
+        Path(order["data"]),
+        home,
+        views_in_repo(repo),
+        order["device"],
+        family=order["family"],
+        version=order["version"],
+    )
+    former = TowerRun.load(home.runs / order["former"]) if order["former"] else None
+    making = _Making(
+        replace(job, repo=repo), _time(order["as_of"]), home.runs / order["run"], former, _quiet
+    )
+    making.along()
+
+
 def _run(
     job: TowerJob, as_of: datetime, parent: Snapshot | None, folder: Path, on_stage: OnStage
 ) -> TowerRun:
@@ -200,6 +229,7 @@ class _Making:
             job.repo or job.home.repo,
             self.folder / SCRATCH,
             job.config.training.seed,
+            start=self._pretrained(rows),
         )
         fitted = former.fitted if former else opened.reader.fit(job.config.training.seed)
         features = opened.reader.using(fitted)
@@ -215,6 +245,24 @@ class _Making:
                 tables=copy.deepcopy(dict(opened.tables)),
             )
         return rows, features, model
+
+    def _pretrained(self, rows: TowerSet) -> Pretrained | None:
+        """What id rows of the first refresh start from, where it is so declared."""
+        job, features = self.job, self.job.sources.features
+        if self.former is not None or features is None or not wanted(features):
+            return None
+        here = ranks.current()
+        if here and here.rank:  # It gets rows as the leading process has them.
+            return Pretrained({}, cut_of(rows))
+        return pretrained(
+            job.world,
+            job.data,
+            features,
+            rows,
+            self.folder / PRETRAINING,
+            job.config.training.seed,
+            lambda done, total: self.on_stage("pretrain ids", done, total, ""),
+        )
 
     def _rows(self) -> TowerSet:
         job, place = self.job, self.folder / ROWS
@@ -249,11 +297,32 @@ class _Making:
     def _trained(
         self, rows: TowerSet, features: TowerFeatures, model: UpstreamModel
     ) -> UpstreamModel:
-        training = self.job.config.training
         if not len(ExampleFile(rows)):
             return model  # Nothing has become known.
+        here = ranks.current()
+        if here and not here.rank:
+            here.post(**self._order())
+        return self._train(rows, features, model)
+
+    def along(self) -> None:
+        """Train as `run` does, in a process that the run's has ordered to."""
+        self._train(*self._prepared())
+
+    def _train(
+        self, rows: TowerSet, features: TowerFeatures, model: UpstreamModel
+    ) -> UpstreamModel:
+        training, here = self.job.config.training, ranks.current()
+        if here:
+            here.meet()
+            for tensor in _tensors(model):
+                ranks.broadcast(tensor)
         stream = ExampleStream(
-            rows, features.reader, features.fitted, training.batch_size, training.seed
+            rows,
+            features.reader,
+            features.fitted,
+            training.batch_size,
+            training.seed,
+            context_dropout=training.context_dropout,
         )
         return train_towers(
             model,
@@ -269,8 +338,25 @@ class _Making:
             ),
         )
 
+    def _order(self) -> dict[str, Any]:
+        """What other processes need to train along; they read the same files."""
+        job = self.job
+        return {
+            "do": "towers",
+            "world": job.world.model_dump(mode="json"),
+            "data": str(job.data),
+            "home": str(job.home.path),
+            "repo": str(job.repo or job.home.repo),
+            "family": job.family,
+            "version": job.version,
+            "device": job.device,
+            "as_of": self.as_of.isoformat(),
+            "run": self.folder.name,
+            "former": self.former.folder.name if self.former else None,
+        }
+
     def _moments(self) -> Mapping[str, Tensor] | None:
-        """What the optimizer remembered at the end of the last refresh that trained."""
+        """What the optimizer remembered at the end of the last refresh; nothing if none trained."""
         if self.former is None:
             return None
         folder = self.former.folder
@@ -310,12 +396,22 @@ class _Making:
             "as_of": self.as_of.isoformat(),
             "since": former.about["as_of"] if former else _first_time(rows).isoformat(),
             "first_as_of": former.about["first_as_of"] if former else self.as_of.isoformat(),
-            "features": self.job.sources.model_dump(mode="json")["features"],
-            "tasks": list(rows.tasks),
+            **_seen(self.job.sources),
             "counts": counts,
             "quality": dict(judged),
             "rows": rows.report,
         }
+
+
+def _tensors(model: UpstreamModel) -> list[Tensor]:
+    """All that training changes, in the same order everywhere."""
+    tables = [model.tables[each] for each in ENTITIES if each in model.tables]
+    own = [tensor for table in tables for tensor in (table.values, table.squares)]
+    return [*model.towers.state_dict().values(), *own]
+
+
+def _quiet(stage: str, done: int, total: int, note: str) -> None:
+    """Only one process tells."""
 
 
 def _first_time(rows: TowerSet) -> datetime:
@@ -332,17 +428,16 @@ def _check_settings(job: TowerJob, former: TowerRun) -> None:
     """Raise ConfigError where the towers can't go on from the former ones."""
     name = f"version {job.version} of {job.family}"
     wanted, there = job.config, former.model.config
-    changed = [
-        (f"model.{each}", getattr(wanted.model, each), getattr(there.model, each))
-        for each in type(wanted.model).model_fields
+    models = [each.model.model_dump(mode="json") for each in (wanted, there)]
+    changed: list[tuple[str, Any, Any]] = [
+        (f"model.{k}", v, models[1][k]) for k, v in models[0].items()
     ]
     now, then = (each.training.task_weights == "uncertainty" for each in (wanted, there))
     changed.append(("training.task_weights learned", now, then))
-    changed.append(("tasks", list(job.sources.tasks), former.about["tasks"]))
-    features = job.sources.model_dump(mode="json")["features"]
-    changed.append(("features", features, former.about["features"]))
+    seen = _seen(job.sources)
+    changed += [(key, seen[key], former.about[key]) for key in seen]
     for key, now, then in changed:
-        if now != then:
+        if _ordered(now) != _ordered(then):
             raise ConfigError(
                 f"section upstream, {key}, {name}",
                 found=_shown(now, then),
@@ -351,12 +446,32 @@ def _check_settings(job: TowerJob, former: TowerRun) -> None:
             )
 
 
+def _seen(sources: TowerSources) -> dict[str, Any]:
+    """What towers are made for, in an order that counts: that of their inputs and heads."""
+    contexts = [source.context.model_dump(mode="json") for source in sources.sources.values()]
+    return {
+        "tasks": list(sources.tasks),
+        "liked": list(sources.liked),
+        "features": sources.model_dump(mode="json")["features"],
+        "context": {
+            kind: {name: one for each in contexts for name, one in each[kind].items()}
+            for kind in ContextDeclaration.model_fields
+        },
+    }
+
+
+def _ordered(value: Any) -> str:
+    """Equal for equal values, of mappings in the same order."""
+    return json.dumps(value)
+
+
 def _shown(value: Any, other: Any) -> str:
     """A value; of mappings only what differs."""
     if isinstance(value, dict) and isinstance(other, dict):
-        differing = {k: v for k, v in value.items() if other.get(k) != v}
+        differing = {k: v for k, v in value.items() if _ordered(other.get(k)) != _ordered(v)}
         key = next(iter(differing), None)
-        if key is None:
-            return f"nothing of {', '.join(other.keys() - value.keys())}"
-        return f"{key}: {_shown(differing[key], other.get(key))}"
+        if key is not None:
+            return f"{key}: {_shown(differing[key], other.get(key))}"
+        gone = other.keys() - value.keys()
+        return f"nothing of {', '.join(gone)}" if gone else f"the order {', '.join(value)}"
     return repr(value)

@@ -35,6 +35,7 @@ from provender.producers.upstream.inputs import (
     TowerLayout,
 )
 from provender.producers.upstream.interactions import Dense
+from provender.producers.upstream.straight_way import Recent, Straight, looked_up
 from provender.producers.upstream.tower_tokens import TowerTokens
 
 _FORMAT = 1
@@ -42,6 +43,8 @@ _TENSORS, _ABOUT, _IDS = "model.safetensors", "model.json", "ids-"
 #: What inner products are multiplied by at first: a task's logit rises by it from orthogonal to
 #: equal vectors, or falls where a positive says that they do not fit.
 _SCALE = 4.0
+#: What a tower's output is multiplied by at first, beside the straight way.
+_QUIET = 0.3
 
 #: entity -> the id rows that are looked up.
 IdRows = Mapping[str, Rows]
@@ -77,14 +80,29 @@ class Tower(nn.Module):
         self.nothing = nn.Parameter(torch.randn(1, model.width)) if none else None
         self.layers = Dhen(tower, model, self.tokens.count or 1)
         self.vector = Dense(tower.tokens * model.width, model.dim, bias=False)
+        with torch.no_grad():  # Where rows know something they are to be heard first.
+            self.vector.weight.mul_(_QUIET)
+        self.recent = Recent(layout.sequence.events) if layout.sequence and pins else None
 
-    def forward(self, inputs: Inputs, own: Rows | None, pins: Rows | None) -> Towered:
-        """Inputs of M rows, and the id rows that are looked up."""
+    def forward(
+        self,
+        inputs: Inputs,
+        own: Rows | None,
+        pins: Rows | None,
+        ways: tuple[Straight | None, Straight | None],
+    ) -> Towered:
+        """Inputs of M rows, the id rows that are looked up, and these rows' straight ways."""
+        of_own, of_pins = ways
         tokens = self.tokens(inputs, own, pins)  # (M, n, w)
         if self.nothing is not None:
             tokens = self.nothing.expand(len(inputs), -1, -1)
         tokens = self.layers(tokens)  # (M, k, w)
-        return Towered(tokens, F.normalize(self.vector(tokens.flatten(1)).float(), dim=1))
+        vector = self.vector(tokens.flatten(1)).float()
+        if of_own is not None and own is not None and inputs.ids is not None:
+            vector = vector + of_own(looked_up(own, inputs.ids))
+        if self.recent is not None and pins is not None and of_pins is not None:
+            vector = vector + of_pins(self.recent(inputs.sequence, pins))
+        return Towered(tokens, F.normalize(vector, dim=1))
 
 
 class Towers(nn.Module):
@@ -101,6 +119,10 @@ class Towers(nn.Module):
         pins = ids.get("pin")
         self.user = Tower(layout.user, model.user, model, ids.get("user"), pins)
         self.pin = Tower(layout.pin, model.pin, model, pins, pins)
+        of_users = ids.get("user") if layout.user.ids else None
+        #: Into the space of the vectors: of users' rows, and of pins', their own and those met.
+        self.user_way = Straight(of_users, model.dim) if of_users is not None else None
+        self.pin_way = Straight(pins, model.dim) if pins is not None else None
         self.cross = TowerTokens(layout.cross, model, None, None)
         before = model.user.tokens + model.pin.tokens + self.cross.count
         self.interaction = Dhen(model.interaction, model, before)
@@ -182,14 +204,21 @@ class UpstreamModel:
         """The user tower, of M rows; without `leaf` id rows are the tables', as they are."""
         rows = self._rows() if leaf is None else leaf
         with self._products():
-            found: Towered = self.towers.user(inputs, rows.get("user"), rows.get("pin"))
+            found: Towered = self.towers.user(
+                inputs,
+                rows.get("user"),
+                rows.get("pin"),
+                (self.towers.user_way, self.towers.pin_way),
+            )
         return found
 
     def pins(self, inputs: Inputs, leaf: IdRows | None = None) -> Towered:
         """The pin tower, likewise."""
         rows = self._rows() if leaf is None else leaf
         with self._products():
-            found: Towered = self.towers.pin(inputs, rows.get("pin"), rows.get("pin"))
+            found: Towered = self.towers.pin(
+                inputs, rows.get("pin"), None, (self.towers.pin_way, None)
+            )
         return found
 
     def scores(

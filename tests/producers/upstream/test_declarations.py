@@ -104,7 +104,7 @@ def test_what_a_world_does_not_declare_is_named(place: str, value: Any, message:
         ("sources.shown.labels.click.within", "0h", "should be greater than"),
         ("sources.shown.labels.click.match", {"session": "id"}, "'id', 'user' or 'pin'"),
         ("sources.shown.rates", 1, "Extra inputs"),
-        ("features.user.ids", {"view": "user_transra_v1", "buckets": 9}, "no `view` where keys"),
+        ("features.user.ids", {"view": "user_transra_v1", "buckets": 9}, "no `view` and not"),
     ],
 )
 def test_what_can_not_be_is_refused(place: str, value: Any, message: str) -> None:
@@ -142,7 +142,7 @@ def test_by_default_towers_see_counts_recencies_deeds_and_who_it_is() -> None:
     assert len(user.counts) == 16 and len(pin.counts) == len(pair.counts) == 12
     assert user.sequence is not None
     assert (user.sequence.events, user.sequence.length) == (("click",), 50)
-    assert user.ids == pin.ids == IdDeclaration()
+    assert user.ids == pin.ids == IdDeclaration(dim=64, pretrained=True)
     world = world_of(["log"], {
         name: {"table": "log", "head": {head: "a"}, "tail": {tail: "b"}, "time": "at"}
         for name, (head, tail) in ends.items()

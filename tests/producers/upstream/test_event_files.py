@@ -104,7 +104,8 @@ def test_a_file_of_any_kind_becomes_a_world(tmp_path: Path, kind: str) -> None:
     }  # fmt: skip
     assert world.upstream["sources"]["cart"] == {
         "table": TABLE, "where": "\"behavior\" = 'cart'", "time": "ts", "time_unit": "s",
-        "user": "user", "pin": "item", "labels": {"cart": "always"}, "negatives": 4,
+        "user": "user", "pin": "item", "labels": {"cart": "always"}, "negatives_by": "uniform",
+        "negatives": 4,
     }  # fmt: skip
     # Of ten events eight are at most at the seventh day's time.
     assert found.cut == START + timedelta(days=7)

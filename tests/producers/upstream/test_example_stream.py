@@ -25,6 +25,7 @@ from provender.producers.upstream.feature_reader import FeatureReader
 from provender.producers.upstream.feature_tables import describe, flat
 from provender.producers.upstream.inputs import Batch
 from provender.producers.upstream.read_ahead import read_ahead
+from provender.producers.upstream.tower_numbers import number_names
 from tests.producers.upstream.test_tower_features import DECLARED, same
 from tests.producers.upstream.tower_world import (
     DAY,
@@ -333,3 +334,37 @@ def test_flat(stream: ExampleStream) -> None:
     assert (surface[~np.isnan(surface)] == 1).all()
     bags = batch.cross.categories["surface"].offsets.diff() > 0
     assert (~np.isnan(surface)).tolist() == bags.tolist()
+
+
+# Context --------------------------------------------------------------------------------------
+
+
+def test_the_context_of_some_rows_is_hidden(tmp_path: Path) -> None:
+    shown = opened(tmp_path / "set")
+    tower_set, reader = shown.features.reader.tower_set, shown.features.reader
+    names = number_names(reader.cross.numbers)
+    place, flag = names.index("context_position"), names.index("context_position_missing")
+
+    def columns(share: float, epoch: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        stream = ExampleStream(
+            tower_set, reader, shown.features.fitted, 32, 1, context_dropout=share
+        )
+        batches = list(stream.batches(epoch, in_order=True))
+        rest = [n for n in range(len(names)) if n not in (place, flag)]
+        whole = torch.cat([each.cross.numbers for each in batches])
+        surfaces = torch.cat([each.cross.categories["surface"].offsets.diff() for each in batches])
+        return whole[:, [place, flag]], whole[:, rest], surfaces
+
+    given, pairs, surfaces = columns(0.0)
+    none, same, nowhere = columns(1.0)
+    assert (none == torch.tensor([0.0, 1.0])).all()
+    assert not nowhere.any()
+    assert torch.equal(pairs, same)
+    some, same, somewhere = columns(0.5)
+    assert torch.equal(pairs, same)
+    hidden = (surfaces > 0) & (somewhere == 0)
+    share = float(hidden.sum() / (surfaces > 0).sum())
+    assert 0.35 < share < 0.65
+    assert torch.equal(some[~hidden & (surfaces > 0)], given[~hidden & (surfaces > 0)])
+    assert torch.equal(columns(0.5)[2], somewhere)
+    assert not torch.equal(columns(0.5, epoch=1)[2], somewhere)

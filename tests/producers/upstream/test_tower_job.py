@@ -59,9 +59,9 @@ def job(views: list[DeclaredView], of: World | None = None, **chosen: Any) -> To
 def test_dims_are_those_of_the_views() -> None:
     made = job([view(), view("pin"), view(version=2, dim=16, nested_dims=())])
     assert (made.version, made.config.model.dim, made.config.model.nested_dims) == (2, 16, ())
-    first = job([view(), view("pin")], world(model={"width": 32}))
+    first = job([view(), view("pin")], world(model={"width": 48}))
     assert (first.config.model.dim, first.config.model.nested_dims) == (32, (8, 16))
-    assert first.config.model.width == 32
+    assert first.config.model.width == 48
     assert [spec.view_name for spec in first.specs] == ["user_upstream_v1", "pin_upstream_v1"]
 
 
@@ -87,11 +87,11 @@ def test_what_shapes_the_vectors_shapes_the_hash() -> None:
     base = job([view()]).config_hash
     assert job([view(ttl=timedelta(days=1))]).config_hash == base
     assert job([view()], world(training={"checkpoint_minutes": 1})).config_hash == base
-    assert job([view()], world(training={"epochs": 3})).config_hash == base  # That of the default.
+    assert job([view()], world(training={"epochs": 1})).config_hash == base  # That of the default.
     assert job([view()], world({"entities": {"user": "int64", "pin": "int64"}})).config_hash == base
     others = [
         world(training={"epochs": 4}),
-        world(model={"width": 32}),
+        world(model={"width": 48}),
         world(embedding={"active_days": 3}),
         world(sources={"bought": {**SOURCE, "negatives": 3}}),
         world(sources={"shopped": SOURCE}),
