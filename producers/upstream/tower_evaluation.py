@@ -23,7 +23,6 @@ from provender.producers.devices import pick_device
 from provender.producers.refresh import LOG, OnStage
 from provender.producers.upstream.config import UpstreamConfig
 from provender.producers.upstream.declarations import TowerSources
-from provender.producers.upstream.example_files import ExampleFile
 from provender.producers.upstream.example_stream import ExampleStream
 from provender.producers.upstream.pair_recall import recall_of
 from provender.producers.upstream.preprocessing import Fitted
@@ -111,10 +110,12 @@ class Learned:
 def learn(task: TowerTask, config: UpstreamConfig, device: str, on_stage: OnStage) -> Learned:
     """Train towers on what lies before the cut, and embed all as of it.
 
-    A training that was stopped is taken up again in the task's folder.
+    A training that was stopped is taken up again in the task's folder. Raises as `read_tower_set`
+    does, also where no label of what follows the cut is known.
     """
     on_stage("read logs", 0, 1, "")
     rows = _rows(task, config, "learned", task.cut)
+    _rows(task, config, "later", task.end, start=task.cut)  # Before hours of training.
     on_stage("read logs", 1, 1, "")
     on_stage("features", 0, 1, "")
     seed, scratch = config.training.seed, task.work / "scratch"
@@ -164,10 +165,7 @@ def learn(task: TowerTask, config: UpstreamConfig, device: str, on_stage: OnStag
 def judge(
     task: TowerTask, learned: Learned, config: UpstreamConfig, device: str, on_stage: OnStage
 ) -> TowerQuality:
-    """Judge towers by what followed the cut.
-
-    Raises TrainingError where no label of it is known.
-    """
+    """Judge towers by what followed the cut."""
     later, opened, scored = _scored(task, learned, config, device, on_stage)
     products, both = refreshed_products(later, scored, learned.vectors)
     met = popularity(later, microseconds(task.cut))[scored.pin]
@@ -254,18 +252,11 @@ def _rows(
     start: datetime | None = None,
 ) -> TowerSet:
     place = task.work / ROWS / task.name / name
+    if place.is_dir():
+        return TowerSet.open(place)
     place.parent.mkdir(parents=True, exist_ok=True)
     seed = config.training.seed
-    rows = read_tower_set(task.sources, task.world, task.data, place, as_of, start=start, seed=seed)
-    if not len(ExampleFile(rows)):
-        raise TrainingError(
-            f"rows before {as_of:%Y-%m-%d %H:%M}"
-            + (f" and from {start:%Y-%m-%d}" if start else ""),
-            found="none whose labels are known",
-            expected="at least one",
-            remedy="Choose another cut or a later end, or shorten the labels' `within`.",
-        )
-    return rows
+    return read_tower_set(task.sources, task.world, task.data, place, as_of, start=start, seed=seed)
 
 
 def _pretrained(
