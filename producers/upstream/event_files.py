@@ -214,8 +214,10 @@ def _span(
     if cut is None or cut == last:
         raise MappingError(
             f"{path}: {columns.time}",
-            found="no time at all" if cut is None else "one time for all events",
-            expected="times of at least two days",
+            found="no time at all"
+            if cut is None
+            else f"no event after the first {share:.0%}, which are learned from",
+            expected="events at several times, some of them to be judged",
             remedy="Name the right column, and its unit, with `columns: {time: COLUMN, time_unit: "
             "ms}` in --config.",
         )

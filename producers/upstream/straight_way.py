@@ -54,6 +54,8 @@ class Recent(nn.Module):
 
 def looked_up(rows: Rows, ids: Tensor) -> Tensor:
     """Rows (..., r) of ids (...); zeros for -1."""
+    if not len(rows.values):  # Of a batch in which nobody has a row.
+        return rows.values.new_zeros(*ids.shape, rows.values.shape[1])
     places = rows.places(ids)
     found = F.embedding(places.clamp(min=0), rows.values)
     return found * (places >= 0).unsqueeze(-1)

@@ -295,7 +295,7 @@ def test_kinds_of_one_name(tmp_path: Path, one: str, other: str) -> None:
     [
         ([""] * len(ROWS), "ts: found no time at all"),
         (["soon"] * len(ROWS), "ts: found no time at all"),
-        (SECONDS[:1] * len(ROWS), "ts: found one time for all events"),
+        (SECONDS[:1] * len(ROWS), "ts: found no event after the first"),
     ],
 )
 def test_times_that_are_none(tmp_path: Path, times: list[Any], line: str) -> None:
