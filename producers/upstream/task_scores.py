@@ -24,6 +24,7 @@ from provender.producers.upstream.task_figures import (
 from provender.producers.upstream.tower_embedding import microseconds
 from provender.producers.upstream.tower_features import TowerFeatures
 from provender.producers.upstream.tower_set import TowerSet
+from provender.producers.upstream.tower_steps import known_ids
 from provender.producers.upstream.upstream_model import UpstreamModel
 from provender.producers.vectors import Vectors
 
@@ -164,7 +165,8 @@ def popularity(rows: TowerSet, before: int) -> Floats:
 
 
 def _scored(model: UpstreamModel, batch: Batch, where: torch.device) -> tuple[Any, ...]:
-    users, pins = model.users(batch.users.to(where)), model.pins(batch.pins.to(where))
+    users = model.users(known_ids(batch.users, "user", model).to(where))
+    pins = model.pins(known_ids(batch.pins, "pin", model).to(where))
     user, pin = batch.user.to(where), batch.pin.to(where)
     logits = model.scores(users, pins, batch.cross.to(where), user, pin)
     products = (users.vector.index_select(0, user) * pins.vector.index_select(0, pin)).sum(1)
