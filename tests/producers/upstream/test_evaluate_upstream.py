@@ -155,7 +155,7 @@ def test_page_and_vectors_are_written(report: dict[str, Any], folder: Path) -> N
 def figures(provender: Provender, command: list[str], place: Path) -> dict[str, Any]:
     """The report of a command."""
     alone()
-    result = provider(*command, "--report", str(place))
+    result = provender(*command, "--report", str(place))
     assert result.exit_code == 0, result.output
     found: dict[str, Any] = json.loads(place.read_text())
     return found
