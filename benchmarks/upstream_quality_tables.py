@@ -61,12 +61,20 @@ def _joint(runs: Runs) -> str:
             continue
         source, single = name.removesuffix(" alone"), _of(runs, name)
         seeds = [seed for seed in joint if seed in single]
+        sides: list[tuple[list[float], list[float]]] = []
         for task in single[seeds[0]]["tasks"] if seeds else ():
             both = [joint[seed]["tasks"][task][TOWERS]["auc"] for seed in seeds]
             own = [single[seed]["tasks"][task][source]["auc"] for seed in seeds]
             lines.append(
                 f"| {task} | {source} | {_mean(both)} | {_mean(own)} | {_difference(both, own)} |"
             )
+            sides.append((both, own))
+        if len(sides) > 1:  # Rare conversions say little one by one.
+            means = [
+                [fmean(one) for one in zip(*side, strict=True)] for side in zip(*sides, strict=True)
+            ]
+            cells = f"{_mean(means[0])} | {_mean(means[1])} | {_difference(*means)}"
+            lines.append(f"| mean of {len(sides)} | {source} | {cells} |")
     return "\n".join(lines) + "\n" if len(lines) > 4 else ""
 
 
