@@ -38,8 +38,8 @@ from provender.producers.linksage.page_evaluation import (
     prepare,
 )
 from provender.producers.linksage.page_files import declare_files
-from provender.producers.pin_ranking import Scorer, cosines
 from provender.producers.linksage.quality import judge
+from provender.producers.pin_ranking import Scorer, cosines
 from provender.producers.simulator import simulate
 from provender.producers.simulator_config import SimulatorConfig
 from provender.producers.stages import stages
