@@ -263,6 +263,13 @@ class FeatureDeclarations(_Declaration):
     pin: PinFeatures
     pair: PairFeatures = PairFeatures()
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        own = (self.user.ids, self.pin.ids)
+        if len({ids.dim for ids in own if ids is not None and ids.pretrained}) > 1:
+            raise ValueError("one `dim` of user.ids and pin.ids, as they are pretrained together")
+        return self
+
 
 class PinTable(_Declaration):
     """Pins that there are, apart from those that something has happened to."""

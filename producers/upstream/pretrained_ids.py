@@ -74,8 +74,10 @@ def pretrained(
         sum(counts.values()),
         max(counts, key=lambda name: counts[name]),
     )
-    dims = {ids.dim for ids in (features.user.ids, features.pin.ids) if ids is not None}
-    settings = {**defaults("transra", sizes, "interactions"), "dim": max(dims), "seed": seed}
+    own = dict(zip(ENTITIES, (features.user.ids, features.pin.ids), strict=True))
+    dims = {name: ids.dim for name, ids in own.items() if ids is not None and ids.pretrained}
+    dim = max(dims.values())
+    settings = {**defaults("transra", sizes, "interactions"), "dim": dim, "seed": seed}
     config = TransRAConfig.parse(settings, "upstream.features, ids.pretrained")
     graph = build_graph(
         events.triples(),
@@ -94,7 +96,7 @@ def pretrained(
         checkpoint_dir=work / "checkpoints",
         on_progress=lambda at: on_progress(at.step, at.total),
     )
-    return Pretrained({each: parameters.vectors(graph, each) for each in ENTITIES}, as_of)
+    return Pretrained({each: parameters.vectors(graph, each) for each in dims}, as_of)
 
 
 def cut_of(rows: TowerSet) -> datetime:

@@ -57,6 +57,8 @@ def probability_figures(labels: Floats, predicted: Floats, weight: Floats) -> Ta
     """Of probabilities (n,); labels 0 or 1, weights as the rows stand for, all (n,)."""
     if not len(labels):
         return TaskFigures(0, 0, None)
+    # Weights that are added up in float32 would miss the tenths, and stand still at 2^24.
+    weight = weight.astype(np.float64)
     p = np.clip(predicted.astype(np.float64), _EDGE, 1 - _EDGE)
     losses = -(labels * np.log(p) + (1 - labels) * np.log1p(-p))
     observed = float(weight @ labels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,12 @@ class Scored:
     time: Ints
     logits: Floats
     products: Floats
+
+    def since(self, time: int) -> Scored:
+        """Those at a time, in microseconds, or later."""
+        kept = self.time >= time
+        each = {f.name: getattr(self, f.name)[kept] for f in fields(self) if f.name != "tasks"}
+        return replace(self, **each)
 
     def figures(self, task: str) -> TaskFigures:
         """Of the towers' probabilities."""
@@ -136,7 +142,8 @@ def former_figures(
 
     `auc/<task>`, `log_loss/<task>` and `calibration/<task>` are of the towers; `quality` is the
     mean AUC over liked tasks of the refresh's vectors, which is what downstream rankers have, and
-    `quality_popularity` that of how often a pin had been met.
+    `quality_popularity` that of how often a pin had been met. Both are of rows from that refresh
+    on: of those before, whose labels took longer, its vectors may have seen what became.
     """
     scored = score(rows, features, model, device)
     found: dict[str, float | None] = {}
@@ -147,12 +154,13 @@ def former_figures(
             f"log_loss/{task}": figures.log_loss,
             f"calibration/{task}": figures.calibration,
         }
-    products, _ = refreshed_products(rows, scored, vectors)
+    since = microseconds(rows.since or rows.as_of)
+    fresh = scored.since(since)
+    products, _ = refreshed_products(rows, fresh, vectors)
     liked = model.layout.liked
-    found["quality"] = _mean([scored.ranked(task, products).auc for task in liked])
-    since = rows.since or rows.as_of
-    met = popularity(rows, microseconds(since))[scored.pin]
-    found["quality_popularity"] = _mean([scored.ranked(task, met).auc for task in liked])
+    found["quality"] = _mean([fresh.ranked(task, products).auc for task in liked])
+    met = popularity(rows, since)[fresh.pin]
+    found["quality_popularity"] = _mean([fresh.ranked(task, met).auc for task in liked])
     return found
 
 

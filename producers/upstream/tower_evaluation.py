@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,9 @@ def learn(task: TowerTask, config: UpstreamConfig, device: str, on_stage: OnStag
     does, also where no label of what follows the cut is known.
     """
     on_stage("read logs", 0, 1, "")
-    rows = _rows(task, config, "learned", task.cut)
+    days = config.training.history_days
+    first = task.cut - timedelta(days=days) if days else None
+    rows = _rows(task, config, "learned", task.cut, start=first)
     _rows(task, config, "later", task.end, start=task.cut)  # Before hours of training.
     on_stage("read logs", 1, 1, "")
     on_stage("features", 0, 1, "")
@@ -202,6 +204,11 @@ def judge_alone(
     task: TowerTask, config: UpstreamConfig, device: str, on_stage: OnStage
 ) -> dict[str, Any]:
     """Train a narrowed task, and judge its own tasks: task -> figures of its towers."""
+    weights = config.training.task_weights
+    if isinstance(weights, dict):  # Those of tasks that are left out fit no head.
+        own = {name: weight for name, weight in weights.items() if name in task.sources.tasks}
+        training = config.training.model_copy(update={"task_weights": own})
+        config = config.model_copy(update={"training": training})
     learned = learn(task, config, device, on_stage)
     *_, scored = _scored(task, learned, config, device, on_stage)
     return {each: scored.figures(each) for each in scored.tasks}

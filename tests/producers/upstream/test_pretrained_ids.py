@@ -60,6 +60,24 @@ def test_it_is_asked_for_by_the_declaration() -> None:
     assert not wanted(FeatureDeclarations.model_validate(section_of()["features"]))
 
 
+def test_rows_that_are_not_pretrained_are_let_alone(
+    home: TowerHome, rows: TowerSet, start: Pretrained, tmp_path: Path
+) -> None:
+    own = declared()
+    own["pin"]["ids"] = {"dim": 8}
+    features = FeatureDeclarations.model_validate(own)
+    found = pretrained(World.load(home.home.world), home.home.data, features, rows, tmp_path, 0)
+    assert {each: one.dim for each, one in found.vectors.items()} == {"user": 4}
+    np.testing.assert_array_equal(found.vectors["user"].vectors, start.vectors["user"].vectors)
+
+
+def test_rows_that_are_pretrained_together_have_one_length() -> None:
+    own = declared()
+    own["pin"]["ids"] = {"dim": 8, "pretrained": True}
+    with pytest.raises(ValueError, match="one `dim` of"):
+        FeatureDeclarations.model_validate(own)
+
+
 def test_it_knows_what_lies_before_the_later_examples(rows: TowerSet, start: Pretrained) -> None:
     times = pq.read_table(rows.examples)["time"].to_numpy()
     cut = sorted(times.tolist())[int(len(times) * (1 - LATER))]

@@ -107,6 +107,13 @@ def test_bins_are_tenths() -> None:
     assert len(bins) == 10
 
 
+def test_bins_of_short_numbers_are_tenths_too() -> None:
+    predicted = (np.arange(1_000) / 1_000).astype(np.float32)
+    labels = (np.arange(1_000) % 2).astype(np.float32)
+    bins = probability_figures(labels, predicted, np.ones(1_000, np.float32)).bins
+    assert [one.weight for one in bins] == [100.0] * 10
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_as_scikit_learn_has_it(dtype: type[np.floating]) -> None:
     rng = np.random.default_rng(1)
