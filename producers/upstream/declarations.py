@@ -296,6 +296,12 @@ class TowerSources(_Declaration):
         "were computed later",
     )
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len({name.lower() for name in self.tasks}) < len(self.tasks):
+            raise ValueError("tasks that differ in more than upper and lower case")
+        return self
+
     @property
     def tasks(self) -> tuple[str, ...]:
         """The names of all tasks, in the order in which they are declared."""

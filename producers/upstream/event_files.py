@@ -153,7 +153,7 @@ def _kinds(rows: duckdb.DuckDBPyConnection, path: Path, columns: EventColumns) -
             remedy="Name the right column with `columns: {kind: COLUMN}` in --config.",
         )
     names = {_name(one): one for (one,) in found}
-    if len(names) < len(found):
+    if len({name.lower() for name in names}) < len(found):  # SQL's columns know no case.
         raise MappingError(
             f"{path}: {columns.kind}",
             found=", ".join(repr(one) for (one,) in found),

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from provender.plugin.world import World
@@ -23,6 +26,7 @@ from provender.producers.kg_defaults import GraphSizes, defaults
 from provender.producers.trainer import train
 from provender.producers.transra_config import TransRAConfig
 from provender.producers.upstream.declarations import FeatureDeclarations
+from provender.producers.upstream.tower_embedding import microseconds
 from provender.producers.upstream.tower_set import TowerSet
 from provender.producers.vectors import Vectors
 
@@ -66,6 +70,8 @@ def pretrained(
     """
     mapping = _mapping(world, features)
     as_of = cut_of(rows)
+    if not _any_before(rows, mapping, as_of):
+        return Pretrained({}, as_of)  # All at one time, as in a log of one day: nothing to know.
     events = read_events(mapping, data, as_of, work / "events")
     counts = {name: count.kept for name, count in events.report.events.items()}
     sizes = GraphSizes(
@@ -100,10 +106,22 @@ def pretrained(
 
 
 def cut_of(rows: TowerSet) -> datetime:
-    """The time from which on LATER of the examples are."""
+    """The time from which on LATER of the examples are; later than the first ones' where it can be.
+
+    Of logs by the day the first day may have most of them, and nothing lies before it.
+    """
     times = pq.read_table(rows.examples, columns=["time"])["time"].to_numpy()
-    place = min(int(len(times) * (1 - LATER)), len(times) - 1)
+    place = max(int(len(times) * (1 - LATER)), np.searchsorted(times, times[0], "right"))
+    place = min(place, len(times) - 1)
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(times[place]))
+
+
+def _any_before(rows: TowerSet, mapping: EventMapping, as_of: datetime) -> bool:
+    """Whether any of these events lies before a time."""
+    kinds = pa.array([rows.events.index(name) for name in mapping.events], pa.int16())
+    early = ds.field("event").isin(kinds) & (ds.field("time") < microseconds(as_of))
+    found: int = ds.dataset(rows.folder / "events.parquet").count_rows(filter=early)
+    return found > 0
 
 
 def _mapping(world: World, features: FeatureDeclarations) -> EventMapping:

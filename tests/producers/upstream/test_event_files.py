@@ -312,3 +312,10 @@ def test_a_declaration_that_cannot_be(tmp_path: Path) -> None:
     path = tmp_path / "none.csv"
     with pytest.raises(SourceError, match=r"none\.csv"):
         declared(path)
+
+
+def test_kinds_that_differ_in_case_alone_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "events.csv"
+    path.write_text("ts,user,item,behavior\n1431360171,1,2,view\n1431360172,1,3,View\n")
+    with pytest.raises(MappingError, match="kinds that differ in letters"):
+        declare_events(path, {}, "here", negatives=1, learned_share=0.5)
