@@ -181,7 +181,7 @@ def judge(
             **({BARE: replace(scored, logits=bare).figures(each)} if bare is not None else {}),
             VECTORS: scored.ranked(each, scored.products, sign),
             REFRESHED: scored.ranked(each, products, sign),
-            POPULARITY: scored.ranked(each, met),
+            POPULARITY: scored.ranked(each, met, sign),
         }
     on_stage("recall", 0, 1, "")
     found = recall_of(learned.vectors, learned.rows, later, scored, liked, config.model.nested_dims)

@@ -39,7 +39,11 @@ from provender.producers.devices import pick_device
 from provender.producers.publish import Gate
 from provender.producers.refresh import LOG, OnStage, Refresh
 from provender.producers.upstream.decayed_means import DecayedSums
-from provender.producers.upstream.declarations import ContextDeclaration, TowerSources
+from provender.producers.upstream.declarations import (
+    ContextDeclaration,
+    LabelDeclaration,
+    TowerSources,
+)
 from provender.producers.upstream.example_files import ExampleFile
 from provender.producers.upstream.example_stream import ExampleStream
 from provender.producers.upstream.preprocessing import Fitted
@@ -447,11 +451,21 @@ def _check_settings(job: TowerJob, former: TowerRun) -> None:
 
 
 def _seen(sources: TowerSources) -> dict[str, Any]:
-    """What towers are made for, in an order that counts: that of their inputs and heads."""
+    """What towers are made for, in an order that counts: that of their inputs and heads.
+
+    Another window of a label would have rows learned from twice, or never.
+    """
     contexts = [source.context.model_dump(mode="json") for source in sources.sources.values()]
+    windows = {
+        f"{source}.{task}": label.within.total_seconds()
+        for source, one in sources.sources.items()
+        for task, label in one.labels.items()
+        if isinstance(label, LabelDeclaration)
+    }
     return {
         "tasks": list(sources.tasks),
         "liked": list(sources.liked),
+        "within": dict(sorted(windows.items())),
         "features": sources.model_dump(mode="json")["features"],
         "context": {
             kind: {name: one for each in contexts for name, one in each[kind].items()}

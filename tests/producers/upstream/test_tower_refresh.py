@@ -270,6 +270,7 @@ def same_vectors(homes: dict[str, TowerHome], number: float, entity: str) -> boo
 
 
 FEATURES, SOURCES = (section_of()[name] for name in ("features", "sources"))
+LONGER = {"click": {**SOURCES["shown"]["labels"]["click"], "within": "2d"}}
 BACKWARDS = dict(reversed(FEATURES["user"]["counts"].items()))
 
 
@@ -294,6 +295,10 @@ BACKWARDS = dict(reversed(FEATURES["user"]["counts"].items()))
         (
             {"sources": {"bought": section_of()["sources"]["bought"]}},
             "tasks, version 1 of upstream: found ['buy']; expected ['click', 'buy'], as its",
+        ),
+        (
+            {"sources": {**SOURCES, "shown": {**SOURCES["shown"], "labels": LONGER}}},
+            "within, version 1 of upstream: found shown.click: 172800.0; expected shown.click: 43",
         ),
         (
             {"training": {"task_weights": {"buy": 2.0}}},
