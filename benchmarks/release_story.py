@@ -100,7 +100,7 @@ def v1_goes_live(story: StoryHome, users: int) -> None:
     story.refuse("no former version", "release", "rollback", FAMILY)
     story.refuse("materialized", *promote, 1, "--at", day(DAYS[0]))
     story.refuse("expected one of the versions 1", *promote, 7, "--at", day(DAYS[0]))
-    story.refuse("expected one of linksage, transra", "release", "promote", "upstream", 1)
+    story.refuse("expected one of linksage, transra, upstream", "release", "promote", "other", 1)
     story.run("refresh", FAMILY, "--as-of", day(DAYS[0]))
     story.run(*promote, 1, "--at", day(DAYS[0]))
     story.refuse("live", *promote, 1, "--at", day(DAYS[0]))

@@ -88,8 +88,10 @@ def test_apply_registers_views_and_services(store: FeatureStore) -> None:
         "pin_counters",
         "pin_linksage_v1",
         "pin_transra_v1",
+        "pin_upstream_v1",
         "user_counters",
         "user_transra_v1",
+        "user_upstream_v1",
     ]
     names = {
         service.name: [projection.name for projection in service.feature_view_projections]

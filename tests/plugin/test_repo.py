@@ -8,7 +8,10 @@ import pytest
 from provender.plugin.errors import ConfigError, SpecError
 from provender.plugin.repo import lay_out, open_store, views_in_repo
 
-SHIPPED = {"page_linksage_v1", "pin_linksage_v1", "pin_transra_v1", "user_transra_v1"}
+SHIPPED = {
+    *("page_linksage_v1", "pin_linksage_v1", "pin_transra_v1", "user_transra_v1"),
+    *("pin_upstream_v1", "user_upstream_v1"),
+}
 
 
 def test_the_shipped_repo_is_laid_out_once_and_then_the_user_s(tmp_path: Path) -> None:

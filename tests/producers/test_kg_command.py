@@ -208,15 +208,15 @@ def test_evaluate_without_kg_is_still_for_homes(tmp_path: Path, provender: Prove
 
 _KILLED = """
 import os, signal, sys
-import provender.producers.trainer as trainer
+import provender.producers.training_loop as training_loop
 from provender.plugin.cli import main
-save, saved = trainer.save_checkpoint, []
+save, saved = training_loop.save_checkpoint, []
 def save_and_die(*given):
     save(*given)
     saved.append(given)
     if len(saved) == 25:
         os.kill(os.getpid(), signal.SIGKILL)
-trainer.save_checkpoint = save_and_die
+training_loop.save_checkpoint = save_and_die
 main(sys.argv[1:])
 """
 

@@ -108,7 +108,7 @@ def test_the_command_lists_them() -> None:
     told = {one["key"]: one for one in json.loads(shown.output)}
     assert told["sources.NAME.negatives"]["default"] == 0
     assert told["sources.NAME.table"]["default"] == "(needed)"
-    assert told["model.width"]["default"] == 64
+    assert told["model.width"]["default"] == 32
     assert told["features.pin.as_of"]["default"] == "day"
     assert told["features.user.as_of"]["default"] == "instant"
     text = CliRunner().invoke(settings)
