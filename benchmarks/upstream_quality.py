@@ -23,6 +23,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,13 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from feast.cli.cli import cli as feast_cli
 from upstream_boosting import boosted, table_of
 from upstream_quality_tables import tables
 
+from provender.plugin.cli import main as main_of_provender
+from provender.plugin.home import Home
+from provender.plugin.repo import lay_out, standing_in
 from provender.plugin.world import World
 from provender.producers.refresh import OnStage
 from provender.producers.simulator import simulate
@@ -175,8 +180,21 @@ def pieces(
         simulate(SimulatorConfig.parse({**SIMULATED, "seed": seed}), place)
     first = World.load(path).dates.as_ofs()[0]
     task, config = declared(path, place / "events", first, seed, given)
+    task = replace(task, repo=_with_transra(work / f"home {seed}", path, place / "events", first))
     singles = {f"{source} alone": alone(source) for source in task.sources.sources}
     return task, config, {"joint": jointly, "without contrast": without_contrast, **singles}
+
+
+def _with_transra(place: Path, world: Path, data: Path, as_of: datetime) -> Path:
+    """A Feast repo with the views that id rows start from, produced as of the cut."""
+    home = Home(place)
+    if lay_out(home.repo):
+        home.world.write_bytes(world.read_bytes())
+        with standing_in(home.repo):
+            feast_cli.main(args=["apply"], prog_name="feast", standalone_mode=False)
+    words = ["produce", "--home", str(place), "--data", str(data), "--family", "transra"]
+    main_of_provender(args=[*words, "--as-of", as_of.isoformat()], standalone_mode=False)
+    return home.repo
 
 
 def _mark(task: TowerTask, config: UpstreamConfig) -> str:
