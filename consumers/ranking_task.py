@@ -14,14 +14,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from provender.plugin.checked_yaml import check
+from provender.plugin.durations import Duration
 from provender.plugin.time_sql import TimeUnit
 from provender.plugin.world import World
 
@@ -29,17 +28,6 @@ from provender.plugin.world import World
 ID, USER, PIN, TIME = "impression_id", "user_id", "pin_id", "event_timestamp"
 KEYS = (ID, USER, PIN, TIME)
 LABELS = ("click", "conversion")
-
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-def _duration(value: object) -> object:
-    """Read "7d", "36h", "30m" or "45s"; pydantic's own forms (ISO 8601, timedelta) pass on."""
-    match = re.fullmatch(r"\s*(\d+)\s*([smhdw])\s*", value) if isinstance(value, str) else None
-    return timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else value
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration), Field(gt=timedelta(0))]
 
 
 class TimeColumn(BaseModel):

@@ -23,7 +23,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from provender.plugin.errors import SnapshotError
-from provender.plugin.files import STAGING, remove_empty, remove_folder, stamp, whole_folder
+from provender.plugin.files import (
+    STAGING,
+    remove_empty,
+    remove_folder,
+    sha256_of,
+    stamp,
+    whole_folder,
+)
 from provender.plugin.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -31,7 +38,6 @@ from provender.plugin.manifest import (
     SnapshotFile,
     VectorPage,
     code_version,
-    file_digest,
 )
 from provender.plugin.spec import VECTOR_COLUMN, EmbeddingSpec
 
@@ -85,7 +91,7 @@ class Snapshot:
             path = self.path / part.name
             if not path.is_file():
                 raise self._damaged(f"no file {part.name}")
-            if path.stat().st_size != part.bytes or file_digest(path) != part.sha256:
+            if path.stat().st_size != part.bytes or sha256_of(path) != part.sha256:
                 raise self._damaged(f"other bytes in {part.name} than were written")
 
     def _damaged(self, found: str) -> SnapshotError:
@@ -260,7 +266,7 @@ def _write_part(
         name=path.name,
         rows=len(keys),
         bytes=path.stat().st_size,
-        sha256=file_digest(path),
+        sha256=sha256_of(path),
         pages=_vector_pages(path, vectors),
     )
 

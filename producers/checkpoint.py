@@ -8,7 +8,6 @@ and a damaged one gives way to the one before it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from provender.plugin.console import log
 from provender.plugin.errors import CheckpointError
-from provender.plugin.files import whole_file, write_whole
+from provender.plugin.files import sha256_of, whole_file, write_whole
 
 _FORMAT = 1
 _KEPT = 2
@@ -50,7 +49,7 @@ def save_checkpoint(folder: Path, fingerprint: str, checkpoint: Checkpoint) -> P
         save_file(
             {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, staged
         )
-        digest = _sha256(staged)
+        digest = sha256_of(staged)
     about = {
         "format": _FORMAT,
         "fingerprint": fingerprint,
@@ -97,7 +96,7 @@ def _read(path: Path, fingerprint: str) -> Checkpoint | None:
             return None
         tensors = path.with_suffix(".safetensors")
         position = Position(**about["position"])
-        if _sha256(tensors) != about["sha256"]:
+        if sha256_of(tensors) != about["sha256"]:
             raise ValueError("the tensors' SHA-256 is another")
         return Checkpoint(position, load_file(tensors))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -107,11 +106,6 @@ def _read(path: Path, fingerprint: str) -> Checkpoint | None:
             expected="a whole checkpoint",
             remedy="Delete it.",
         ) from None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sweep(folder: Path) -> None:

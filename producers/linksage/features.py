@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from provender.plugin.errors import CheckpointError
-from provender.plugin.files import remove_folder, whole_folder
+from provender.plugin.files import remove_folder, sha256_of, whole_folder
 from provender.producers.linksage.config import FeatureConfig
 from provender.producers.linksage.encoder_set import EncoderSet, Shown, check_given
 from provender.producers.linksage.feature_files import (
@@ -297,6 +297,5 @@ def _fingerprint(
     """Of all that the features depend on: image files by the content hashes of the rows."""
     told: list[Any] = [config.model_dump(mode="json"), encoders.versions if encoders else None]
     for file in files.values():
-        with file.open("rb") as stream:
-            told.append(hashlib.file_digest(stream, "sha256").hexdigest())
+        told.append(sha256_of(file))
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from provender.plugin.errors import MappingError
+from provender.plugin.files import sha256_of
 from provender.plugin.tables import columns_of, explained, quoted
 from provender.producers.event_sql import key_of
 from provender.producers.linksage import page_columns
@@ -207,8 +207,7 @@ def _derive(
 def _digest(data: Path, file: str) -> tuple[str | None]:
     """The hash of a file's bytes; None where there is no such file."""
     try:
-        with (data / file).open("rb") as opened:
-            return (hashlib.file_digest(opened, "sha256").hexdigest(),)
+        return (sha256_of(data / file),)
     except (OSError, ValueError):  # a name with a zero byte is a ValueError
         return (None,)
 

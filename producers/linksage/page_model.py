@@ -5,7 +5,6 @@ A folder of `model.safetensors` and `model.json`, which holds the SHA-256 of the
 
 from __future__ import annotations
 
-import hashlib
 import json
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from provender.plugin.errors import CheckpointError, ConfigError
-from provender.plugin.files import whole_folder
+from provender.plugin.files import sha256_of, whole_folder
 from provender.producers.linksage.config import LinkSageConfig
 from provender.producers.linksage.features import Features
 from provender.producers.linksage.page_encoder import PageEncoder
@@ -74,7 +73,7 @@ class PageModel:
             save_file(tensors, staged / _TENSORS)
             about = {
                 "format": _FORMAT,
-                "sha256": _sha256(staged / _TENSORS),
+                "sha256": sha256_of(staged / _TENSORS),
                 "config": self.config.model_dump(mode="json"),
                 "text_dim": self.text_dim,
                 "image_dim": self.image_dim,
@@ -89,7 +88,7 @@ class PageModel:
             about: dict[str, Any] = json.loads((folder / _ABOUT).read_bytes())
             if about["format"] != _FORMAT:
                 raise ValueError(f"format {about['format']}")
-            if _sha256(folder / _TENSORS) != about["sha256"]:
+            if sha256_of(folder / _TENSORS) != about["sha256"]:
                 raise ValueError("the tensors' SHA-256 is another")
             config = LinkSageConfig.parse(about["config"], where=str(folder / _ABOUT))
             model = cls._of(config, about["text_dim"], about["image_dim"], about["pin_tower"])
@@ -123,8 +122,3 @@ def takes_given(config: LinkSageConfig, features: Features) -> bool:
 def brain_float(model: PageModel, device: torch.device) -> AbstractContextManager[object]:
     """Matrix products in bfloat16 where the model says so."""
     return torch.autocast(device.type, torch.bfloat16, enabled=model.config.model.bf16)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

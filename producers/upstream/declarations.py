@@ -29,31 +29,20 @@ Tables are the world's (plugin/tables.py), `events` those of its section `events
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import timedelta
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from provender.plugin.durations import Duration
 from provender.plugin.errors import MappingError
 from provender.plugin.time_sql import TimeUnit
 from provender.plugin.world import Name, World
 from provender.producers.event_mapping import EventDeclaration, EventMapping
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 #: Of a label: every row of its source has it.
 ALWAYS = "always"
-
-
-def _duration(value: object) -> object:
-    """Read "7d", "36h", "30m" or "45s"; pydantic's own forms (ISO 8601, timedelta) pass on."""
-    match = re.fullmatch(r"\s*(\d+)\s*([smhdw])\s*", value) if isinstance(value, str) else None
-    return timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else value
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration), Field(gt=timedelta(0))]
 
 
 class _Declaration(BaseModel):

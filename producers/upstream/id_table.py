@@ -5,7 +5,6 @@ Legend of shapes: R rows of a table, U of them in a batch, each once, d their le
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from provender.plugin.errors import CheckpointError, ConfigError
+from provender.plugin.files import sha256_of
 from provender.producers.linksage.counter_random import walker_keys
 from provender.producers.optimizers import adagrad_rows
 from provender.producers.vectors import Vectors
@@ -155,7 +155,7 @@ class IdTable:
         files = [_TENSORS] if self.keys is None else [_TENSORS, _KEYS]
         about = {
             "format": _FORMAT,
-            "sha256": {name: _sha256(folder / name) for name in files},
+            "sha256": {name: sha256_of(folder / name) for name in files},
             "start_scale": self.start_scale,
         }
         (folder / _ABOUT).write_text(json.dumps(about, indent=1))
@@ -168,7 +168,7 @@ class IdTable:
             if about["format"] != _FORMAT:
                 raise ValueError(f"format {about['format']}")
             for name, digest in about["sha256"].items():
-                if _sha256(folder / name) != digest:
+                if sha256_of(folder / name) != digest:
                     raise ValueError(f"the SHA-256 of {name} is another")
             exact = _KEYS in about["sha256"]
             keys = pq.read_table(folder / _KEYS)["key"].combine_chunks() if exact else None
@@ -211,8 +211,3 @@ def _small(hashes: np.ndarray[Any, np.dtype[np.uint64]], dim: int, seed: int) ->
     """Small numbers (n, dim), by seed and hash alone."""
     drawn = walker_keys(seed, torch.from_numpy(hashes.view(np.int64)), torch.arange(dim))
     return drawn.float() * (_SMALL / 2**31)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

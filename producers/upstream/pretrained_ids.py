@@ -27,10 +27,9 @@ from provender.producers.trainer import train
 from provender.producers.transra_config import TransRAConfig
 from provender.producers.upstream.declarations import FeatureDeclarations
 from provender.producers.upstream.tower_embedding import microseconds
-from provender.producers.upstream.tower_set import TowerSet
+from provender.producers.upstream.tower_set import ENTITIES, TowerSet
 from provender.producers.vectors import Vectors
 
-ENTITIES = ("user", "pin")
 #: So much of the examples is later than what rows start from: they learn what rows are worth, and
 #: those before do not see any, for these rows know their labels.
 LATER = 0.5

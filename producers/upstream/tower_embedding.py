@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +16,10 @@ from provender.plugin.instants import instant
 from provender.producers.mapped_rows import gathered
 from provender.producers.upstream.config import EmbeddingConfig
 from provender.producers.upstream.tower_features import TowerFeatures
-from provender.producers.upstream.tower_set import TowerSet
+from provender.producers.upstream.tower_set import Entity, TowerSet
 from provender.producers.upstream.upstream_model import UpstreamModel
 from provender.producers.vectors import Vectors
 
-Entity = Literal["user", "pin"]
 Ints = NDArray[np.int64]
 #: Rows that go through a tower at once.
 BLOCK = 4096

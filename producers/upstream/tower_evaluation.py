@@ -30,7 +30,7 @@ from provender.producers.upstream.pretrained_ids import Pretrained, pretrained, 
 from provender.producers.upstream.task_scores import Scored, popularity, refreshed_products, score
 from provender.producers.upstream.tower_embedding import embed, microseconds
 from provender.producers.upstream.tower_features import TowerFeatures
-from provender.producers.upstream.tower_inputs import ENTITIES, open_inputs
+from provender.producers.upstream.tower_inputs import open_inputs
 from provender.producers.upstream.tower_quality import (
     BARE,
     POPULARITY,
@@ -41,7 +41,7 @@ from provender.producers.upstream.tower_quality import (
     lift_kept,
 )
 from provender.producers.upstream.tower_reading import read_tower_set
-from provender.producers.upstream.tower_set import TowerSet
+from provender.producers.upstream.tower_set import ENTITIES, TowerSet
 from provender.producers.upstream.tower_training import train_towers
 from provender.producers.upstream.upstream_model import UpstreamModel
 from provender.producers.vectors import Vectors

@@ -17,12 +17,11 @@ from provender.producers.upstream.declarations import FeatureDeclarations, Tower
 from provender.producers.upstream.feature_reader import FeatureReader, declared_views
 from provender.producers.upstream.id_table import IdTable
 from provender.producers.upstream.pretrained_ids import Pretrained
-from provender.producers.upstream.tower_embedding import Entity, microseconds
-from provender.producers.upstream.tower_set import ALWAYS, TowerSet
+from provender.producers.upstream.tower_embedding import microseconds
+from provender.producers.upstream.tower_set import ALWAYS, ENTITIES, TowerSet
 from provender.producers.upstream.view_vectors import ViewVectors, pull_views
 from provender.producers.vectors import Vectors
 
-ENTITIES: tuple[Entity, ...] = ("user", "pin")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

@@ -29,11 +29,10 @@ from provender.producers.upstream.declarations import (
     check_declared,
     default_features,
 )
+from provender.producers.upstream.tower_set import ENTITIES
 from provender.producers.version_job import VersionJob, with_dims
 
 PRODUCER = "upstream"
-#: What its views may be of.
-ENTITIES = ("user", "pin")
 #: What a view declares without a bearing on its vectors.
 _NOT_SHAPING = {"ttl", "family", "facet"}
 

@@ -49,12 +49,12 @@ from provender.producers.upstream.example_stream import ExampleStream
 from provender.producers.upstream.preprocessing import Fitted
 from provender.producers.upstream.pretrained_ids import Pretrained, cut_of, pretrained, wanted
 from provender.producers.upstream.task_scores import former_figures
-from provender.producers.upstream.tower_embedding import Entity, embed
+from provender.producers.upstream.tower_embedding import embed
 from provender.producers.upstream.tower_features import TowerFeatures
-from provender.producers.upstream.tower_inputs import ENTITIES, open_inputs
+from provender.producers.upstream.tower_inputs import open_inputs
 from provender.producers.upstream.tower_job import PRODUCER, TowerJob
 from provender.producers.upstream.tower_reading import read_tower_set
-from provender.producers.upstream.tower_set import TowerSet
+from provender.producers.upstream.tower_set import ENTITIES, Entity, TowerSet
 from provender.producers.upstream.tower_training import moments_at_end, train_towers
 from provender.producers.upstream.upstream_model import UpstreamModel
 from provender.producers.vectors import Vectors, load_vectors, save_vectors

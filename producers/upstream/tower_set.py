@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 Report = dict[str, Any]
+Entity = Literal["user", "pin"]
+#: What there are towers of.
+ENTITIES: tuple[Entity, ...] = ("user", "pin")
 #: Of what is known always: earlier than any time.
 ALWAYS = -(2**63)
 #: Rows of a row group of examples: what is read, and shuffled, as one.

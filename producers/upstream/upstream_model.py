@@ -9,7 +9,6 @@ examples, T tasks.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from provender.plugin.errors import CheckpointError, ConfigError
-from provender.plugin.files import whole_folder
+from provender.plugin.files import sha256_of, whole_folder
 from provender.producers.upstream.config import ModelConfig, TowerConfig, UpstreamConfig
 from provender.producers.upstream.dhen import Dhen
 from provender.producers.upstream.id_table import IdTable, Rows
@@ -242,7 +241,7 @@ class UpstreamModel:
                 table.save(staged / f"{_IDS}{name}")
             about = {
                 "format": _FORMAT,
-                "sha256": _sha256(staged / _TENSORS),
+                "sha256": sha256_of(staged / _TENSORS),
                 "config": self.config.model_dump(mode="json"),
                 "layout": asdict(self.layout),
                 "tables": sorted(self.tables),
@@ -256,7 +255,7 @@ class UpstreamModel:
             about: dict[str, Any] = json.loads((folder / _ABOUT).read_bytes())
             if about["format"] != _FORMAT:
                 raise ValueError(f"format {about['format']}")
-            if _sha256(folder / _TENSORS) != about["sha256"]:
+            if sha256_of(folder / _TENSORS) != about["sha256"]:
                 raise ValueError("the tensors' SHA-256 is another")
             config = UpstreamConfig.parse(about["config"], where=str(folder / _ABOUT))
             tables = {name: IdTable.load(folder / f"{_IDS}{name}") for name in about["tables"]}
@@ -300,8 +299,3 @@ def _layout(told: Mapping[str, Any]) -> Layout:
         given = tower.pop("sequence")
         towers[name] = TowerLayout(**tower, sequence=SequenceLayout(**given) if given else None)
     return Layout(**towers, tasks=tuple(told["tasks"]), liked=tuple(told["liked"]))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
