@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from provender.plugin.id_table import Rows
 from provender.producers.upstream.batch_shares import Place
 from provender.producers.upstream.event_index import EventLog
 from provender.producers.upstream.example_files import ExampleFile
 from provender.producers.upstream.feature_reader import FeatureReader
-from provender.producers.upstream.id_table import Rows
 from provender.producers.upstream.inputs import Actions, Bag, Batch, Gathered, Inputs
 from provender.producers.upstream.preprocessing import Fitted, TowerTransforms
 from provender.producers.upstream.timed_rows import TimedRows

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from provender.plugin.history import History
+from provender.plugin.id_table import IdTable
 from provender.plugin.spec import EmbeddingSpec
 from provender.producers.upstream.declarations import TowerSources, default_features
 from provender.producers.upstream.feature_reader import FeatureReader
-from provender.producers.upstream.id_table import IdTable
 from provender.producers.upstream.tower_set import ALWAYS, GROUP, TowerSet
 from provender.producers.upstream.view_vectors import ViewVectors
 

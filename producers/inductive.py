@@ -25,8 +25,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from provender.plugin.row_adagrad import adagrad_rows
 from provender.producers.graph import TripleGraph
-from provender.producers.optimizers import adagrad_rows
 from provender.producers.parameters import Parameters
 from provender.producers.scores import cross_score, pair_score
 

@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from provender.plugin.row_adagrad import adagrad_rows
 from provender.producers import ranks
-from provender.producers.optimizers import adagrad_rows
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from provender.plugin.errors import ConfigError, TrainingError
+from provender.plugin.row_adagrad import adagrad_rows
 from provender.producers import ranks
 from provender.producers.checkpoint import Position
 from provender.producers.chunks import Chunk, ChunkSource, EpochPlan
@@ -28,7 +29,7 @@ from provender.producers.gradients import Objective, chunk_gradients
 from provender.producers.graph import TripleGraph, check_relations
 from provender.producers.losses import pick_loss
 from provender.producers.memory import keep_freed_memory
-from provender.producers.optimizers import adagrad_rows, adam
+from provender.producers.optimizers import adam
 from provender.producers.parameters import Parameters, principal_axes, rotate
 from provender.producers.scores import SCORES, brain_float, single
 from provender.producers.sharded_training import Leader

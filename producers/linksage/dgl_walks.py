@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from provender.plugin.counter_random import mix64
 from provender.plugin.errors import ConfigError
-from provender.producers.linksage.counter_random import mix64
 from provender.producers.linksage.state_graph import StateGraph
 from provender.producers.linksage.walks import Step
 

@@ -16,9 +16,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from provender.plugin.counter_random import draw, walker_keys
 from provender.producers.linksage.alias_tables import UNIT
 from provender.producers.linksage.config import NodeType
-from provender.producers.linksage.counter_random import draw, walker_keys
 from provender.producers.linksage.state_graph import StateGraph
 
 #: Draws of a step: which edge, whether its alias instead, whether to begin again.

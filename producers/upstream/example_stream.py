@@ -10,13 +10,13 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from provender.producers.linksage.counter_random import mix64, walker_keys
+from provender.plugin.counter_random import mix64, walker_keys
+from provender.plugin.example_order import pools
+from provender.plugin.read_ahead import read_ahead
 from provender.producers.upstream.example_files import ExampleFile, integers
-from provender.producers.upstream.example_order import pools
 from provender.producers.upstream.feature_reader import FeatureReader
 from provender.producers.upstream.inputs import Batch
 from provender.producers.upstream.preprocessing import Fitted
-from provender.producers.upstream.read_ahead import read_ahead
 from provender.producers.upstream.timed_rows import Ints
 from provender.producers.upstream.tower_set import TowerSet
 

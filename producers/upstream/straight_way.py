@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from provender.producers.upstream.id_table import Rows
+from provender.plugin.id_table import Rows
 from provender.producers.upstream.inputs import Actions
 
 #: How an action's weight falls with its age at first: by the square root of 1 + days.

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from provender.plugin.id_table import IdTable
 from provender.plugin.repo import open_store
 from provender.producers.upstream.declarations import FeatureDeclarations, TowerSources
 from provender.producers.upstream.feature_reader import FeatureReader, declared_views
-from provender.producers.upstream.id_table import IdTable
 from provender.producers.upstream.pretrained_ids import Pretrained
 from provender.producers.upstream.tower_embedding import microseconds
 from provender.producers.upstream.tower_set import ALWAYS, ENTITIES, TowerSet

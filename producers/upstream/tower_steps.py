@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from provender.plugin.counter_random import walker_keys
 from provender.plugin.errors import TrainingError
+from provender.plugin.id_table import Rows
 from provender.producers import ranks
 from provender.producers.checkpoint import Position
 from provender.producers.chunks import generator_of
 from provender.producers.dense_optimizer import rate_at, set_rate
-from provender.producers.linksage.counter_random import walker_keys
 from provender.producers.upstream.batch_shares import Place, from_all, some_rows
 from provender.producers.upstream.config import UpstreamConfig
-from provender.producers.upstream.id_table import Rows
 from provender.producers.upstream.inputs import Batch, Inputs
 from provender.producers.upstream.tower_losses import (
     Matches,

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from provender.plugin.id_table import Rows
 from provender.producers.upstream.config import ModelConfig
-from provender.producers.upstream.id_table import Rows
 from provender.producers.upstream.inputs import Actions, Bag, Gathered, Inputs, TowerLayout
 from provender.producers.upstream.interactions import Dense
 

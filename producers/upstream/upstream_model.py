@@ -23,9 +23,9 @@ from torch.nn import functional as F
 
 from provender.plugin.errors import CheckpointError, ConfigError
 from provender.plugin.files import sha256_of, whole_folder
+from provender.plugin.id_table import IdTable, Rows
 from provender.producers.upstream.config import ModelConfig, TowerConfig, UpstreamConfig
 from provender.producers.upstream.dhen import Dhen
-from provender.producers.upstream.id_table import IdTable, Rows
 from provender.producers.upstream.inputs import (
     Batch,
     Inputs,

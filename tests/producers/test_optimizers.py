@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provender.producers.optimizers import adagrad_rows, adam
+from provender.plugin.row_adagrad import adagrad_rows
+from provender.producers.optimizers import adam
 
 
 @settings(deadline=None)

@@ -8,8 +8,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from provender.plugin.id_table import IdTable
 from provender.producers.upstream.config import UpstreamConfig
-from provender.producers.upstream.id_table import IdTable
 from provender.producers.upstream.inputs import (
     Actions,
     Bag,

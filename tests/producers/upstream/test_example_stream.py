@@ -17,14 +17,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from provender.plugin.example_order import POOL, pools
+from provender.plugin.read_ahead import read_ahead
 from provender.producers.upstream.declarations import TowerSources
 from provender.producers.upstream.example_files import ExampleFile
-from provender.producers.upstream.example_order import POOL, pools
 from provender.producers.upstream.example_stream import ExampleStream
 from provender.producers.upstream.feature_reader import FeatureReader
 from provender.producers.upstream.feature_tables import describe, flat
 from provender.producers.upstream.inputs import Batch
-from provender.producers.upstream.read_ahead import read_ahead
 from provender.producers.upstream.tower_numbers import number_names
 from tests.producers.upstream.test_tower_features import DECLARED, same
 from tests.producers.upstream.tower_world import (

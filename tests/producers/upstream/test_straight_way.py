@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from provender.producers.upstream.id_table import Rows
+from provender.plugin.id_table import Rows
 from provender.producers.upstream.inputs import Actions
 from provender.producers.upstream.straight_way import Recent, Straight, looked_up
 

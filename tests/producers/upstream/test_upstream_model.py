@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from provender.plugin.errors import CheckpointError, ConfigError
+from provender.plugin.id_table import IdTable
 from provender.producers.upstream.config import UpstreamConfig
-from provender.producers.upstream.id_table import IdTable
 from provender.producers.upstream.inputs import (
     Bag,
     Batch,

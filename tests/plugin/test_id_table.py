@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provender.plugin.errors import CheckpointError, ConfigError
-from provender.producers.upstream.id_table import IdTable, Rows
+from provender.plugin.id_table import IdTable, Rows
 from provender.producers.vectors import Vectors
 
 KEYS = {"int64": pa.array([7, -3, 12, 2**40]), "string": pa.array(["b", "", "é", "a"])}

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provender.producers.linksage.counter_random import draw, mix64, walker_keys
+from provender.plugin.counter_random import draw, mix64, walker_keys
 
 GOLDEN, MASK = 0x9E3779B9, 0xFFFFFFFF
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,16 +19,31 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from provender.plugin.counter_random import walker_keys
 from provender.plugin.errors import CheckpointError, ConfigError
 from provender.plugin.files import sha256_of
-from provender.producers.linksage.counter_random import walker_keys
-from provender.producers.optimizers import adagrad_rows
-from provender.producers.vectors import Vectors
+from provender.plugin.row_adagrad import adagrad_rows
 
 _FORMAT = 1
 _ABOUT, _TENSORS, _KEYS = "table.json", "table.safetensors", "keys.parquet"
 #: Numbers of a row that starts from nothing are uniform between this and its negative.
 _SMALL = 0.05
+
+
+class KeyedVectors(Protocol):
+    """Vectors by key."""
+
+    @property
+    def keys(self) -> pa.Array[Any]:
+        """(n,), int64 or string, unique."""
+
+    @property
+    def vectors(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """(n, dim) float32."""
+
+    @property
+    def dim(self) -> int:
+        """The length of one vector."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +114,7 @@ class IdTable:
         found = pc.index_in(keys, value_set=self.keys, skip_nulls=True)
         return torch.from_numpy(found.fill_null(-1).to_numpy().astype(np.int64))
 
-    def grown(self, keys: pa.Array[Any], start: Vectors | None, seed: int) -> IdTable:
+    def grown(self, keys: pa.Array[Any], start: KeyedVectors | None, seed: int) -> IdTable:
         """One that has rows for these keys too, behind its own, in the order that they come in.
 
         Args:
@@ -191,7 +206,7 @@ class IdTable:
                 remedy="Declare the entity's key type as it was, or start a new version.",
             )
 
-    def _check_start(self, start: Vectors) -> None:
+    def _check_start(self, start: KeyedVectors) -> None:
         if start.dim != self.dim:
             raise ConfigError(
                 "vectors that rows of an id table start from",

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from provender.producers.linksage.counter_random import mix64
+from provender.plugin.counter_random import mix64
 
 Ints = NDArray[np.int64]
 #: Row groups that are in memory, and shuffled, at once.
