@@ -19,6 +19,7 @@ from feast.feature_view import FeatureView
 from feast.types import Float32, Float64, Int32, Int64
 from pydantic import BaseModel, ConfigDict
 
+from provender.consumers.user_history import History
 from provender.plugin.embedding_view import is_embedding_view, spec_of
 from provender.plugin.errors import ConfigError, VersionError
 from provender.plugin.spec import FIXED_BY_VERSION, VECTOR_COLUMN, EmbeddingSpec
@@ -170,6 +171,10 @@ class RankerBatch:
         dense_present: (B, F) bool.
         context: column -> (B,) Arrow array of what the request brings along.
         labels: task -> (B,) float32; empty in serving.
+        weights: task -> (B,) float32, of each row in the task's loss: 0 where its label is not
+            known; 1 throughout for a task that is not there.
+        keys: join key -> (B,) the entities of the rows, for tables of learned rows.
+        history: what the users did before, where the ranker looks at it.
         versions: family -> the version that was read online; empty in training.
     """
 
@@ -180,6 +185,9 @@ class RankerBatch:
     dense_present: torch.Tensor
     context: dict[str, pa.Array] = field(default_factory=dict)
     labels: dict[str, torch.Tensor] = field(default_factory=dict)
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    keys: dict[str, pa.Array] = field(default_factory=dict)
+    history: History | None = None
     versions: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -204,6 +212,9 @@ class RankerBatch:
             dense_present=self.dense_present.index_select(0, rows),
             context={name: column.take(places) for name, column in self.context.items()},
             labels=chosen(self.labels),
+            weights=chosen(self.weights),
+            keys={name: column.take(places) for name, column in self.keys.items()},
+            history=None if self.history is None else self.history.take(rows),
             versions=self.versions,
         )
 
@@ -227,6 +238,9 @@ def shape_batch(
     *,
     context: Mapping[str, pa.Array] | None = None,
     labels: Mapping[str, torch.Tensor] | None = None,
+    weights: Mapping[str, torch.Tensor] | None = None,
+    keys: Mapping[str, pa.Array] | None = None,
+    history: History | None = None,
     versions: Mapping[str, int] | None = None,
 ) -> RankerBatch:
     """Turn raw columns, by Feast's full names, into a batch of `rows` rows.
@@ -254,6 +268,9 @@ def shape_batch(
         dense_present=dense_present,
         context=dict(context or {}),
         labels=dict(labels or {}),
+        weights=dict(weights or {}),
+        keys=dict(keys or {}),
+        history=history,
         versions=dict(versions or {}),
     )
 

@@ -10,6 +10,11 @@
                      time: event_timestamp, where: "type = 'click'", within: 1d}
         conversion: {table: conversions, match: {user_id: user_id, pin_id: pin_id},
                      time: event_timestamp, within: 7d}
+      history:
+        length: 20
+        actions:
+          click: {table: engagements, where: "type = 'click'", user: user_id, pin: pin_id,
+                  time: event_timestamp}
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from provender.plugin.checked_yaml import check
 from provender.plugin.durations import Duration
 from provender.plugin.time_sql import TimeUnit
-from provender.plugin.world import World
+from provender.plugin.world import Name, World
 
 #: The columns that every table of impressions has, before its context and labels.
 ID, USER, PIN, TIME = "impression_id", "user_id", "pin_id", "event_timestamp"
@@ -86,6 +91,22 @@ class Labels(BaseModel):
         return {name: label for name, label in labels.items() if label is not None}
 
 
+class Actions(TimeColumn):
+    """One kind of action: a row for each time that a user did it with a pin."""
+
+    user: str = Field(description="the column of the user's key")
+    pin: str = Field(description="the column of the pin's key")
+
+
+class HistoryDeclaration(BaseModel):
+    """What rankers may see of a user's past."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    length: int = Field(20, ge=1, le=1000, description="actions of a user at most, the latest")
+    actions: dict[Name, Actions] = Field(min_length=1, description="kind -> its rows")
+
+
 class RankingTask(BaseModel):
     """The `ranking` section of a world, checked; unknown keys are refused."""
 
@@ -93,6 +114,7 @@ class RankingTask(BaseModel):
 
     impressions: Impressions
     labels: Labels
+    history: HistoryDeclaration | None = None
 
     @classmethod
     def of_world(cls, world: World) -> RankingTask:
