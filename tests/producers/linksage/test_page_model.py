@@ -55,7 +55,7 @@ def test_a_failed_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     def failing(*_: object) -> str:
         raise OSError("no space")
 
-    monkeypatch.setattr(page_model, "_sha256", failing)
+    monkeypatch.setattr(page_model, "sha256_of", failing)
     with pytest.raises(OSError, match="no space"):
         PageModel.new(small(), FEATURES).save(tmp_path / "model")
     assert not (tmp_path / "model").exists()
