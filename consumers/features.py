@@ -250,14 +250,14 @@ def shape_batch(
     vectors, present, ages = {}, {}, {}
     for spec in layout.embeddings:
         column = columns[f"{spec.view_name}__{VECTOR_COLUMN}"]
-        vectors[spec.view_name], mask = _masked(column)
+        vectors[spec.view_name], mask = masked(column)
         present[spec.view_name] = torch.from_numpy(mask)
         age = np.full(rows, np.nan) if column.age_seconds is None else column.age_seconds
         ages[spec.view_name] = torch.from_numpy(np.where(mask, age, np.nan).astype(np.float32))
     dense = torch.zeros(rows, len(layout.dense))
     dense_present = torch.zeros(rows, len(layout.dense), dtype=torch.bool)
     for place, feature in enumerate(layout.dense):
-        values, mask = _masked(columns[feature.column])
+        values, mask = masked(columns[feature.column])
         dense[:, place] = values
         dense_present[:, place] = torch.from_numpy(mask)
     return RankerBatch(
@@ -275,7 +275,11 @@ def shape_batch(
     )
 
 
-def _masked(column: Column) -> tuple[torch.Tensor, npt.NDArray[np.bool_]]:
+def masked(column: Column) -> tuple[torch.Tensor, npt.NDArray[np.bool_]]:
+    """Return the values as float32, zero where missing or not finite, and what is not: bool (n,).
+
+    The values are always a copy.
+    """
     finite = np.isfinite(column.values)
     present = column.present & (finite if finite.ndim == 1 else finite.all(axis=1))
     values = column.values.astype(np.float32)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
+from provender.consumers.log_columns import key_type, known_tables, micros, time_sql
 from provender.consumers.ranking_task import (
     ID,
     KEYS,
@@ -18,16 +19,13 @@ from provender.consumers.ranking_task import (
     Impressions,
     Label,
     RankingTask,
-    TimeColumn,
 )
-from provender.plugin.errors import BadRowsError, ConfigError, MappingError
-from provender.plugin.tables import columns_of, explained, open_tables, quoted
-from provender.plugin.time_sql import instant, microseconds
+from provender.plugin.errors import BadRowsError, ConfigError
+from provender.plugin.tables import explained, open_tables, quoted
 from provender.plugin.world import World
 
 #: Under this key of the table's schema metadata stands how many bad rows were left out.
 LEFT_OUT = b"provender.left_out"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def load_impressions(
@@ -59,7 +57,7 @@ def load_impressions(
             )
     task = RankingTask.of_world(world)
     needed = [task.impressions.table, *(label.table for label in task.labels.declared().values())]
-    connection = open_tables(world.tables, data, work, only=_known(world, needed))
+    connection = open_tables(world.tables, data, work, only=known_tables(world, needed))
     try:
         left_out = _select_impressions(connection, world, task.impressions, start, end)
         _refuse_duplicates(connection, task.impressions.table)
@@ -72,42 +70,6 @@ def load_impressions(
     return table.replace_schema_metadata({LEFT_OUT: str(left_out)})
 
 
-def _known(world: World, needed: list[str]) -> list[str]:
-    for table in needed:
-        if table not in world.tables:
-            raise MappingError(
-                f"{world.path or 'world'}: ranking",
-                found=f"the table {table!r}",
-                expected=f"one of {', '.join(world.tables)}",
-                remedy="Correct the name or declare the table.",
-            )
-    return needed
-
-
-def _micros(time: datetime) -> int:
-    return (time - _EPOCH) // timedelta(microseconds=1)
-
-
-def _time_sql(connection: duckdb.DuckDBPyConnection, source: TimeColumn) -> str:
-    """SQL that gives the source's time as microseconds since 1970-01-01 UTC, null if unreadable."""
-    column, columns = quoted(source.time), columns_of(connection, source.table)
-    if source.time not in columns:
-        raise MappingError(
-            f"ranking: table {source.table}",
-            found=f"no column {source.time!r}",
-            expected=f"one of {', '.join(columns)}",
-            remedy="Correct `time` in the ranking section.",
-        )
-    time = instant(
-        f"ranking: table {source.table}, column {source.time}",
-        column,
-        columns[source.time],
-        unit=source.time_unit,
-        zone=source.time_zone,
-    )
-    return microseconds(time)
-
-
 def _select_impressions(
     connection: duckdb.DuckDBPyConnection,
     world: World,
@@ -117,8 +79,7 @@ def _select_impressions(
 ) -> int:
     """Make the table `provender_shown` of the good rows; returns how many bad ones there were."""
     what = f"impressions of table {source.table}"
-    key_types = [world.entities.get(entity, "string") for entity in ("user", "pin")]
-    casts = ["bigint" if kind == "int64" else "varchar" for kind in key_types]
+    casts = [key_type(world, entity) for entity in ("user", "pin")]
     context = "".join(f", {quoted(name)}" for name in source.context)
     with explained(f"ranking: {what}"):
         connection.execute(
@@ -126,11 +87,11 @@ def _select_impressions(
                 {quoted(source.id)} as {ID},
                 try_cast({quoted(source.user)} as {casts[0]}) as {USER},
                 try_cast({quoted(source.pin)} as {casts[1]}) as {PIN},
-                {_time_sql(connection, source)} as {TIME}{context}
+                {time_sql(connection, source)} as {TIME}{context}
                 from {quoted(source.table)} where ({source.where or "true"})"""
         )
     good = " and ".join(f"{key} is not null" for key in KEYS)
-    window = f"{TIME} >= {_micros(start)} and {TIME} < {_micros(end)}"
+    window = f"{TIME} >= {micros(start)} and {TIME} < {micros(end)}"
     connection.execute(
         f"""create temp table provender_shown as
             select * from provender_read where {good} and {window}"""
@@ -175,7 +136,7 @@ def _match_label(
     with explained(f"ranking: {what}"):
         connection.execute(
             f"""create temp table provender_{name}_rows as
-                select {_time_sql(connection, label)} as t{keys}
+                select {time_sql(connection, label)} as t{keys}
                 from {quoted(label.table)} where ({label.where or "true"})"""
         )
     same = " and ".join(
@@ -187,7 +148,7 @@ def _match_label(
         f"""create temp table provender_{name} as select distinct s.{ID} as id
             from provender_shown s join provender_{name}_rows l on {same}
             where l.t >= s.{TIME} and l.t <= s.{TIME} + {within}
-            and l.t < {_micros(observed_until)}"""
+            and l.t < {micros(observed_until)}"""
     )
 
 
