@@ -8,9 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from provender.producers.linksage.quality import Quality
-from provender.producers.linksage.score_figures import EDGES, THRESHOLD, Distribution
-from provender.producers.report_charts import (
+from provender.plugin.report_charts import (
     BLUE,
     DARK,
     ORANGE,
@@ -19,6 +17,8 @@ from provender.producers.report_charts import (
     recall_bars,
     recall_by_dims,
 )
+from provender.producers.linksage.quality import Quality
+from provender.producers.linksage.score_figures import EDGES, THRESHOLD, Distribution
 
 
 def charts(quality: Quality) -> dict[str, Chart]:

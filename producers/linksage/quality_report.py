@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from provender.plugin.report_page import page, write_page
 from provender.producers.linksage.image_files import UnreadableImageError, open_image
 from provender.producers.linksage.quality import Quality
 from provender.producers.linksage.quality_charts import charts
 from provender.producers.linksage.quality_page import BODY, STYLE
 from provender.producers.linksage.score_figures import QUANTILES, THRESHOLD
 from provender.producers.linksage.top_pins import Card, TopPins
-from provender.producers.report_page import page, write_page
 
 #: Longer side of embedded images, in pixels; twice what is shown on most screens.
 _SIDE = 200

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from provender.producers.report_charts import (
+from provender.plugin.report_charts import (
     BLUE,
     DARK,
     GREY,

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from provender.producers.report_page import page, write_page
+from provender.plugin.report_page import page, write_page
 from provender.producers.upstream.quality_charts import charts
 from provender.producers.upstream.quality_page import BODY, STYLE
 from provender.producers.upstream.quality_rows import dims_of, in_words, loss_curve, rankers

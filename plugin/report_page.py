@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from provender.plugin.files import write_whole
-from provender.producers.report_charts import Chart
+from provender.plugin.report_charts import Chart
 
 _STYLE = """
 :root { color-scheme: light; --ink: #1f2933; --soft: #5b6670; --line: #e1e5ea; --blue: #2563a8;
