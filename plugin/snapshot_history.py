@@ -25,6 +25,8 @@ from provender.plugin.snapshot import Snapshot
 Key = pa.Array | pa.ChunkedArray
 #: Keys, and the positions of their vectors in the history.
 Located = tuple[pa.Array, Positions]
+#: The times of rows, for how long a vector holds, and whether it has to have been created.
+_When = tuple[Instants, int | None, bool]
 
 
 class SnapshotHistory:
@@ -50,14 +52,30 @@ class SnapshotHistory:
 
         As :meth:`provender.plugin.history.History.find`; keys are normalized, length m.
         """
-        found = np.full(len(times), MISSING, np.int64)
+
+        def ask(part: _Part, rows: Positions) -> Positions:
+            return part.find(keys if len(rows) == len(keys) else keys.take(pa.array(rows)))
+
         open_rows = np.flatnonzero(pc.is_valid(keys).to_numpy(zero_copy_only=False))
+        return self._from_newest(ask, open_rows, (times, ttl, strict))
+
+    def among(self, keys: pa.Array) -> NumberedKeys:
+        """Return a finder of keys that are asked for again and again, by their places in `keys`.
+
+        They are normalized; nulls are never found.
+        """
+        return NumberedKeys(self, keys)
+
+    def _from_newest(self, ask: _Ask, open_rows: Positions, when: _When) -> Positions:
+        """Let rows that are open ask each snapshot that they may use, the newest first."""
+        times, ttl, strict = when
+        found = np.full(len(times), MISSING, np.int64)
         for part, start in reversed(list(zip(self._parts, self._starts[:-1], strict=True))):
             if not len(open_rows):
                 break
             usable = open_rows[part.usable(times[open_rows], ttl, strict)]
             if len(usable):
-                rows = part.find(keys if len(usable) == len(keys) else keys.take(pa.array(usable)))
+                rows = ask(part, usable)
                 hit = rows != MISSING
                 found[usable[hit]] = rows[hit] + start
                 open_rows = open_rows[found[open_rows] == MISSING]
@@ -93,6 +111,35 @@ class SnapshotHistory:
         """Return the created times of positions, none of which is MISSING."""
         times = np.array([part.created for part in self._parts], np.int64)
         return times[np.searchsorted(self._starts, positions, side="right") - 1]
+
+
+class NumberedKeys:
+    """Keys with numbers in the snapshots of a view: each snapshot is searched for all of them once.
+
+    Takes 4 bytes a key and snapshot, from when the snapshot is first asked.
+    """
+
+    def __init__(self, history: SnapshotHistory, keys: pa.Array) -> None:
+        self._history, self._keys = history, keys
+        self._places: dict[_Part, npt.NDArray[np.int32]] = {}
+
+    def find(
+        self, numbers: Positions, times: Instants, ttl: int | None, *, strict: bool = False
+    ) -> Positions:
+        """As :meth:`SnapshotHistory.find`; a number of -1 is no key's."""
+
+        def ask(part: _Part, rows: Positions) -> Positions:
+            return self._within(part)[numbers[rows]].astype(np.int64)
+
+        return self._history._from_newest(ask, np.flatnonzero(numbers >= 0), (times, ttl, strict))
+
+    def _within(self, part: _Part) -> npt.NDArray[np.int32]:
+        if part not in self._places:
+            valid = pc.is_valid(self._keys)
+            places = np.full(len(self._keys), MISSING, np.int32)
+            places[valid.to_numpy(zero_copy_only=False)] = part.find(self._keys.filter(valid))
+            self._places[part] = places
+        return self._places[part]
 
 
 class _Part:
@@ -156,6 +203,10 @@ class _Part:
             expected=f"{self.rows} rows, by its manifest",
             remedy="Remove its folder and run the producer again for this as-of date.",
         )
+
+
+#: Asks a snapshot for the keys of some rows: where they stand in it.
+_Ask = Callable[[_Part, Positions], Positions]
 
 
 class _IntegerKeys:

@@ -7,7 +7,7 @@ not be told from a join's result, which lacks the created time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,25 +15,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from feast import FeatureStore, FeatureView
 from feast.errors import FeastObjectNotFoundException
-from feast.infra.offline_stores.offline_utils import get_offline_store_from_config
 from numpy.typing import NDArray
 
 from provender.plugin.embedding_view import embedding_specs, is_embedding_view, spec_of
-from provender.plugin.errors import ConfigError, SnapshotError
+from provender.plugin.errors import ConfigError
 from provender.plugin.history import MISSING, History
 from provender.plugin.instants import NO_INSTANT, duration, instant, to_nanoseconds
-from provender.plugin.key_index import NO_RANK, normalized
-from provender.plugin.retrieval_job import ProvenderRetrievalJob
+from provender.plugin.key_index import NO_RANK
 from provender.plugin.snapshot_source import snapshot_folder, snapshots_at, source_path
 from provender.plugin.spec import VECTOR_COLUMN, EmbeddingSpec
+from provender.plugin.view_rows import key_numbers, rows_between, whole_vectors
 from provender.producers.upstream.spool import Spool
 
 Ints = NDArray[np.int64]
-#: Bytes of vectors that are pulled at once.
-_BATCH_BYTES = 2**26
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,12 +136,12 @@ def _pulled(
     start = span[0] - view.ttl if view.ttl else datetime(1970, 1, 1, tzinfo=span[0].tzinfo)
     parts: list[tuple[Ints, Ints, Ints, NDArray[np.bool_]]] = []
     rows = 0
-    for batch in _rows(store, view, start, span[1]):
+    for batch in rows_between(store, view, start, span[1]):
         rows += batch.num_rows
-        ids = _numbers(spec, batch[spec.join_key], keys)
+        ids = key_numbers(_thing(spec), spec, batch[spec.join_key], keys)
         kept = np.flatnonzero(ids != NO_RANK)
         batch = batch.take(pa.array(kept))
-        vectors, whole = _vectors(spec, batch[VECTOR_COLUMN])
+        vectors, whole = whole_vectors(spec, batch[VECTOR_COLUMN])
         spool.append(vectors)
         source: Any = view.batch_source
         event, created = (
@@ -159,68 +155,6 @@ def _pulled(
     places = np.where(whole, np.cumsum(whole) - 1, MISSING)
     vectors = spool.mapped().reshape(-1, spec.dim)
     return ViewVectors(spec, history, places, vectors, duration(view.ttl))
-
-
-def _rows(
-    store: FeatureStore, view: FeatureView, start: datetime, end: datetime
-) -> Iterator[pa.RecordBatch]:
-    """All rows of a view between two times, ends included; at least one batch, it may be empty."""
-    source: Any = view.batch_source
-    job = get_offline_store_from_config(store.config.offline_store).pull_all_from_table_or_query(
-        store.config,
-        source,
-        [spec_of(view).join_key],
-        [VECTOR_COLUMN],
-        source.timestamp_field,
-        source.created_timestamp_column,
-        start,
-        end,
-    )
-    if isinstance(job, ProvenderRetrievalJob):
-        return job.stream(max(1, _BATCH_BYTES // (4 * spec_of(view).dim)))
-    table = job.to_arrow()  # Feast's own stores have no other way.
-    return iter(table.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)])
-
-
-def _numbers(spec: EmbeddingSpec, found: pa.Array, keys: pa.Array) -> Ints:
-    """The number of each key of a view, NO_RANK for those of nobody here: int64 (n,)."""
-    wanted = normalized(found)
-    if wanted.type != keys.type and len(wanted) and not pa.types.is_null(wanted.type):
-        raise ConfigError(
-            f"upstream.features, view {spec.view_name}",
-            found=f"keys of type {wanted.type}",
-            expected=f"{keys.type}, as the world declares those of {spec.entity}",
-            remedy="Correct the entity's type in the world, or in the feature repo.",
-        )
-    if not len(wanted) or not len(keys):
-        return np.full(len(wanted), NO_RANK, np.int64)
-    if pa.types.is_integer(keys.type) and not wanted.null_count:
-        held, asked = keys.to_numpy(), wanted.to_numpy()
-        places = np.minimum(np.searchsorted(held, asked), len(held) - 1)
-        return np.where(held[places] == asked, places, NO_RANK)
-    places = pc.index_in(wanted, value_set=keys, skip_nulls=True)
-    return np.asarray(pc.fill_null(places, NO_RANK).to_numpy(zero_copy_only=False), np.int64)
-
-
-def _vectors(
-    spec: EmbeddingSpec, column: pa.Array
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """The vectors (v, dim) that are there and finite, and which rows have one: bool (n,)."""
-    valid = column.is_valid().to_numpy(zero_copy_only=False)
-    lengths = pc.list_value_length(column.drop_null()).to_numpy(zero_copy_only=False)
-    if (lengths != spec.dim).any():
-        raise SnapshotError(
-            f"embedding view {spec.view_name}",
-            found=f"a vector of {lengths[lengths != spec.dim][0]} floats",
-            expected=f"{spec.dim}, as declared",
-            remedy="Correct the source's files, or declare a new version.",
-        )
-    flat = column.drop_null().flatten().to_numpy(zero_copy_only=False)
-    vectors = flat.astype(np.float32, copy=False).reshape(-1, spec.dim)
-    finite = np.isfinite(vectors).all(axis=1)
-    whole = valid.copy()
-    whole[valid] = finite
-    return vectors[finite], whole
 
 
 def _check_known(
@@ -237,8 +171,12 @@ def _check_known(
 
 def _nothing(spec: EmbeddingSpec, found: str) -> ConfigError:
     return ConfigError(
-        f"upstream.features, view {spec.view_name}",
+        _thing(spec),
         found=found,
         expected=f"vectors of {spec.entity}, computed as of the refresh's time or before",
         remedy="Produce it first, as of a date that is not later, or leave the view out.",
     )
+
+
+def _thing(spec: EmbeddingSpec) -> str:
+    return f"upstream.features, view {spec.view_name}"
