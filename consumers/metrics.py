@@ -18,7 +18,12 @@ EPSILON = 1e-7
 
 
 class TaskMetrics(BaseModel):
-    """One task's figures; what is undefined is None, with the reason."""
+    """One task's figures; what is undefined is None, with the reason.
+
+    Attributes:
+        calibration: predicted positives a real one.
+        calibration_before: the same of scores before their curve; None where it is not told.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,15 +33,19 @@ class TaskMetrics(BaseModel):
     log_loss: float | None
     calibration: float | None
     reason: str | None = None
+    calibration_before: float | None = None
 
 
-def _checked(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Floats, Floats]:
+def _checked(
+    labels: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike | None
+) -> tuple[Floats, Floats, Floats]:
     y, p = np.asarray(labels, dtype=np.float64), np.asarray(scores, dtype=np.float64)
-    if y.shape != p.shape or y.ndim != 1:
+    w = np.ones_like(y) if weights is None else np.asarray(weights, dtype=np.float64)
+    if not y.shape == p.shape == w.shape or y.ndim != 1:
         raise TrainingError(
             "metrics",
-            found=f"labels of shape {y.shape} and scores of shape {p.shape}",
-            expected="two vectors of one length",
+            found=f"labels of shape {y.shape} and scores of shape {p.shape}, weights {w.shape}",
+            expected="vectors of one length",
             remedy="Score the rows that the labels belong to.",
         )
     if not np.isfinite(p).all() or not np.isin(y, (0.0, 1.0)).all():
@@ -46,10 +55,19 @@ def _checked(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[Floats, Floa
             expected="labels 0 or 1 and finite scores",
             remedy="Lower the learning rate if the training diverged.",
         )
-    return y, p
+    if not np.isfinite(w).all() or (w < 0).any():
+        raise TrainingError(
+            "metrics",
+            found="a weight below 0, or one that is no finite number",
+            expected="weights of rows: 0 where the label is not known",
+            remedy="Correct the weights.",
+        )
+    return y, p, w
 
 
-def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+def auc(
+    labels: npt.ArrayLike, scores: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> float:
     """Area under the ROC curve: P(score of a positive > of a negative) + P(equal) / 2.
 
     By the rank sum (Mann and Whitney 1947) with midranks for ties; NaN when a class is absent.
@@ -57,36 +75,51 @@ def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     Args:
         labels: (n,) of 0 and 1.
         scores: (n,), higher is more likely; only their order matters.
+        weights: (n,), how many rows each counts for; 1 by default.
     """
-    y, p = _checked(labels, scores)
-    positives = float(y.sum())
-    negatives = len(y) - positives
+    y, p, w = _checked(labels, scores, weights)
+    positives = float(w[y == 1].sum())
+    negatives = float(w[y == 0].sum())
     if positives == 0 or negatives == 0:
         return math.nan
-    _, inverse, counts = np.unique(p, return_inverse=True, return_counts=True)
-    midranks = np.cumsum(counts) - (counts - 1) / 2
-    rank_sum = float(midranks[inverse][y == 1].sum())
-    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+    _, inverse = np.unique(p, return_inverse=True)
+    counts = np.bincount(inverse, weights=w)
+    midranks = np.cumsum(counts) - counts / 2
+    rank_sum = float((w * midranks[inverse])[y == 1].sum())
+    return (rank_sum - positives**2 / 2) / (positives * negatives)
 
 
-def log_loss(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+def log_loss(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> float:
     """Mean negative log likelihood in nats; NaN for no rows."""
-    y, p = _checked(labels, probabilities)
-    if not len(y):
+    y, p, w = _checked(labels, probabilities, weights)
+    if not w.sum():
         return math.nan
     p = np.clip(p, EPSILON, 1 - EPSILON)
-    return float(-np.mean(y * np.log(p) + (1 - y) * np.log1p(-p)))
+    return float(-np.average(y * np.log(p) + (1 - y) * np.log1p(-p), weights=w))
 
 
-def calibration(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+def calibration(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> float:
     """Predicted positives a real one: 1 is calibrated, above is too high; NaN without positives."""
-    y, p = _checked(labels, probabilities)
-    return float(p.sum() / y.sum()) if y.any() else math.nan
+    y, p, w = _checked(labels, probabilities, weights)
+    return float((w * p).sum() / (w * y).sum()) if (w * y).any() else math.nan
 
 
-def task_metrics(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> TaskMetrics:
-    """All figures of one task, never raising for a class that is absent."""
-    y, p = _checked(labels, probabilities)
+def task_metrics(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, weights: npt.ArrayLike | None = None
+) -> TaskMetrics:
+    """All figures of one task, never raising for a class that is absent.
+
+    Args:
+        labels: (n,) of 0 and 1.
+        probabilities: (n,).
+        weights: (n,), how many rows each counts for; rows of 0 are not counted at all.
+    """
+    y, p, w = _checked(labels, probabilities, weights)
+    y, p, w = y[w > 0], p[w > 0], w[w > 0]
     positives = int(y.sum())
     reason = None
     if positives in (0, len(y)):
@@ -95,9 +128,9 @@ def task_metrics(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> TaskMet
     return TaskMetrics(
         rows=len(y),
         positives=positives,
-        auc=_number(auc(y, p)),
-        log_loss=_number(log_loss(y, p)),
-        calibration=_number(calibration(y, p)),
+        auc=_number(auc(y, p, w)),
+        log_loss=_number(log_loss(y, p, w)),
+        calibration=_number(calibration(y, p, w)),
         reason=reason,
     )
 

@@ -12,41 +12,44 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from torch.nn import functional
 
 from provender.consumers.attention_head import AttentionHead
+from provender.consumers.calibration import Calibrations
+
+if TYPE_CHECKING:
+    from provender.consumers.entity_table import EntityTable
+from provender.consumers.facet_tokens import TableSpec
 from provender.consumers.features import FeatureLayout, RankerBatch
 from provender.consumers.preprocessing import Preprocessing
-from provender.plugin.errors import CheckpointError
+from provender.consumers.ranker_config import TASKS, RankerConfig, TableConfig
+from provender.consumers.ranker_loss import entire_space_loss
+from provender.consumers.ranking_task import PIN
+from provender.consumers.vector_inputs import VectorInputs
+from provender.plugin.errors import CheckpointError, ConfigError, FetchError
 from provender.plugin.files import write_whole
 from provender.plugin.ranker_stamp import STAMP, RankerStamp
 
-TASKS = ("click", "conversion")
-
-
-class RankerConfig(BaseModel):
-    """The ranker's sizes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    cross_layers: int = Field(2, ge=1, description="DCNv2 cross layers")
-    hidden: int = Field(32, ge=1, description="width of the deep part")
-    dropout: float = Field(0.1, ge=0, lt=1, description="of the deep part")
-    head_width: int = Field(32, ge=1, description="d of the attention head")
-    attention_heads: int = Field(4, ge=1, description="they divide head_width")
-    facet_dropout: float = Field(0.1, ge=0, lt=1, description="share of facets hidden in training")
-    query: str | None = Field(None, description="view of the candidate; none: no attention head")
-    accepts_anchored: bool = Field(
-        False, description="may be served a version anchored to the one it learned from"
-    )
+__all__ = [
+    "TASKS",
+    "Places",
+    "Ranker",
+    "RankerConfig",
+    "Rates",
+    "Scores",
+    "TableConfig",
+    "entire_space_loss",
+    "load_ranker",
+    "save_ranker",
+]
 
 
 class Rates(NamedTuple):
@@ -68,20 +71,49 @@ class Scores(NamedTuple):
         return self.click * self.conversion_given_click
 
 
+class Places(NamedTuple):
+    """Where the rows of entities are: table -> int64 (B,), and of the past's items (U,)."""
+
+    rows: Mapping[str, Tensor]
+    items: Mapping[str, Tensor]
+
+
 class Ranker(nn.Module):
     """Scores impressions or candidates; one object with its preprocessing and its views.
 
     Attributes:
         stamp: what it was trained on; None of a ranker that was put together by hand.
+        calibration: task -> what makes its scores probabilities; empty until it was fitted.
+
+    Args:
+        tables: those that the configuration names, by name.
+
+    Raises:
+        ConfigError: tables that are not those of the configuration, or an attention head without a
+            candidate.
     """
 
     def __init__(
-        self, config: RankerConfig, layout: FeatureLayout, preprocessing: Preprocessing
+        self,
+        config: RankerConfig,
+        layout: FeatureLayout,
+        preprocessing: Preprocessing,
+        tables: Mapping[str, EntityTable] | None = None,
     ) -> None:
         super().__init__()
         self.config, self.layout, self.preprocessing = config, layout, preprocessing
         self.stamp: RankerStamp | None = None
+        self.calibration: Calibrations = {}
+        self.tables = nn.ModuleDict(dict(tables or {}))
+        _check_tables(config, tables or {})
+        self.head: AttentionHead | None = None
+        self.plain: VectorInputs | None = None
         width = preprocessing.width
+        if config.reads == "attention":
+            self.head = _head(config, layout)
+        elif config.reads == "concat" or config.tables or config.history is not None:
+            self.plain = _plain_inputs(config, layout)
+            width += self.plain.width
         self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(config.cross_layers))
         self.deep = nn.Sequential(
             nn.Linear(width, config.hidden),
@@ -91,16 +123,6 @@ class Ranker(nn.Module):
             nn.SiLU(),
         )
         self.tasks = nn.Linear(width + config.hidden, len(TASKS))
-        self.head: AttentionHead | None = None
-        if config.query is not None:
-            self.head = AttentionHead(
-                layout.embeddings,
-                config.query,
-                tasks=len(TASKS),
-                width=config.head_width,
-                heads=config.attention_heads,
-                facet_dropout=config.facet_dropout,
-            )
 
     def start_at(self, rates: Rates) -> None:
         """Begin with the base rates as prediction: the first steps need not find them."""
@@ -108,50 +130,162 @@ class Ranker(nn.Module):
             self.tasks.weight.mul_(0.1)
             self.tasks.bias.copy_(torch.tensor([_logit(rate) for rate in rates]))
 
-    def logits(self, inputs: Tensor, batch: RankerBatch) -> Tensor:
+    def fit_inputs(self, rows: RankerBatch) -> None:
+        """Take the sizes of vectors from training rows, before the first step."""
+        if self.plain is not None:
+            self.plain.fit(rows.vectors, rows.present)
+        if self.head is not None:
+            self.head.fit(rows.vectors, rows.present, rows.history)
+
+    def places(self, batch: RankerBatch) -> Places:
+        """Look up the rows of a batch's entities; raises FetchError where it has not their keys."""
+        rows, items = {}, {}
+        for config in self.config.tables:
+            table = self.table(config.name)
+            if config.join_key not in batch.keys:
+                raise FetchError(
+                    "ranker's batch",
+                    found=f"keys {', '.join(batch.keys) or '(none)'}",
+                    expected=f"{config.join_key}, of which the table {config.name} has rows",
+                    remedy="Join or fetch with a layout that has this key.",
+                )
+            rows[config.name] = table.rows_of(batch.keys[config.join_key])
+            if self.head is not None and config.name in self.head.past_tables and batch.history:
+                items[config.name] = table.rows_of(batch.history.keys)
+        return Places(rows, items)
+
+    def logits(self, inputs: Tensor, batch: RankerBatch, places: Places | None = None) -> Tensor:
         """Return the logits (B, 2) of click and of conversion given click.
 
         Args:
             inputs: (B, X), what ``preprocessing`` makes of the batch.
+            places: of the batch, where they were looked up before.
+
+        Raises:
+            FetchError: the ranker looks at the past, and the batch has none.
         """
+        if self.config.history is not None and batch.history is None:
+            raise FetchError(
+                "ranker's batch",
+                found="no history",
+                expected="the users' last actions, which the ranker learned from",
+                remedy="Pass the actions: to the training join, or with the request.",
+            )
+        found = places or self.places(batch)
+        rows = {name: self.table(name)(row) for name, row in found.rows.items()}
+        if self.plain is not None:
+            plain = self.plain(batch.vectors, batch.present, rows, batch.history)
+            inputs = torch.cat([inputs, plain], dim=1)
         crossed = inputs
         for layer in self.cross:
             crossed = inputs * layer(crossed) + crossed
         logits: Tensor = self.tasks(torch.cat([crossed, self.deep(inputs)], dim=1))
         if self.head is not None:
-            logits = logits + self.head(batch.vectors, batch.present)
+            items = {name: self.table(name)(row) for name, row in found.items.items()}
+            logits = logits + self.head(batch.vectors, batch.present, rows, batch.history, items)
         return logits
 
     def forward(self, batch: RankerBatch) -> Scores:
-        """Return the probabilities of every row."""
+        """Return the probabilities of every row, before calibration."""
         click, conversion = self.logits(self.preprocessing(batch), batch).sigmoid().unbind(1)
         return Scores(click, conversion)
 
+    def table(self, name: str) -> EntityTable:
+        """One of its tables."""
+        return cast("EntityTable", self.tables[name])
+
+    def dense_parameters(self) -> list[nn.Parameter]:
+        """All that an ordinary optimiser trains: everything but the tables."""
+        return [each for name, each in self.named_parameters() if not name.startswith("tables.")]
+
+    def step_tables(self) -> None:
+        """Take the step of each table on the rows that the last backward pass went through."""
+        for name in self.tables:
+            self.table(name).step()
+
+    def kept(self) -> dict[str, Tensor]:
+        """A copy of all that was learned so far."""
+        return {name: tensor.clone() for name, tensor in self.state_dict().items()}
+
+    def restore(self, kept: Mapping[str, Tensor]) -> None:
+        """Return to what :meth:`kept` gave."""
+        self.load_state_dict(dict(kept))
+
     @torch.no_grad()
-    def score(self, batch: RankerBatch) -> Scores:
-        """Score without training: no dropout, no gradient."""
+    def score(self, batch: RankerBatch, *, calibrated: bool = True) -> Scores:
+        """Score without training: no dropout, no gradient; calibrated where that was fitted."""
         was_training = self.training
         self.eval()
         try:
             scores: Scores = self(batch)
-            return scores
         finally:
             self.train(was_training)
+        return _calibrated(scores, self.calibration) if calibrated else scores
 
 
-def entire_space_loss(logits: Tensor, click: Tensor, conversion: Tensor) -> Tensor:
-    """Return the mean loss: log loss of click plus log loss of click-and-conversion (ESMM, eq. 3).
+def _calibrated(scores: Scores, calibration: Calibrations) -> Scores:
+    if not calibration:
+        return scores
+    click, both = scores.click, scores.conversion
+    if "click" in calibration:
+        click = calibration["click"](click)
+    if "conversion" in calibration:
+        both = calibration["conversion"](both)
+    # No conversion is counted without its click: p(both) is at most p(click).
+    given = torch.where(click > 0, both / click.clamp(min=1e-12), 0.0).clamp(max=1.0)
+    return Scores(click, given)
 
-    Args:
-        logits: (B, 2); click, conversion: (B,) of 0 and 1.
 
-    The product of two sigmoids is kept in logarithms, so that rare events keep their gradient.
-    """
-    on_click = functional.binary_cross_entropy_with_logits(logits[:, 0], click)
-    log_both = functional.logsigmoid(logits).sum(1)
-    log_neither = torch.log1p(-log_both.exp().clamp(max=1 - 1e-6))
-    both = click * conversion
-    return on_click - (both * log_both + (1 - both) * log_neither).mean()
+def _head(config: RankerConfig, layout: FeatureLayout) -> AttentionHead:
+    query = config.query or _first_pin(layout)
+    spaces = {spec.view_name: spec.space for spec in layout.embeddings}
+    return AttentionHead(
+        layout.embeddings,
+        query,
+        tasks=len(TASKS),
+        tables={
+            one.name: TableSpec(one.join_key, one.dim, one.view and spaces.get(one.view, one.view))
+            for one in config.tables
+        },
+        history=config.history,
+        width=config.head_width,
+        heads=config.attention_heads,
+        facet_dropout=config.facet_dropout,
+    )
+
+
+def _first_pin(layout: FeatureLayout) -> str:
+    for spec in layout.embeddings:
+        if spec.join_key == PIN:
+            return spec.view_name
+    raise ConfigError(
+        f"feature service {layout.service}",
+        found="no embedding view keyed by pin_id",
+        expected="the candidate's embedding, which asks in the attention head",
+        remedy="Add one to the service, or set the ranker's `vectors` to concat or none.",
+    )
+
+
+def _plain_inputs(config: RankerConfig, layout: FeatureLayout) -> VectorInputs:
+    specs = layout.embeddings if config.reads == "concat" else ()
+    return VectorInputs(
+        specs,
+        {table.name: table.dim for table in config.tables},
+        config.history,
+        [spec.view_name for spec in specs if spec.join_key == PIN],
+        geometry=config.geometry,
+    )
+
+
+def _check_tables(config: RankerConfig, tables: Mapping[str, EntityTable]) -> None:
+    wanted = sorted(table.name for table in config.tables)
+    if wanted != sorted(tables) or len(set(wanted)) != len(wanted):
+        raise ConfigError(
+            "ranker's tables",
+            found=", ".join(sorted(tables)) or "(none)",
+            expected=", ".join(wanted) or "(none)",
+            remedy="Give the ranker a table for each that its configuration names, once.",
+        )
 
 
 def _logit(rate: float) -> float:
@@ -159,19 +293,31 @@ def _logit(rate: float) -> float:
     return math.log(rate / (1 - rate))
 
 
+#: What a checkpoint holds changed: rankers with a head of format 1 had another head.
+_FORMAT = 2
+
+
 class _Card(BaseModel):
     """What a checkpoint says of its ranker."""
 
     model_config = ConfigDict(extra="forbid")
 
+    format: int = 1
     config: RankerConfig
     layout: FeatureLayout
     preprocessing: Preprocessing
+    calibration: Calibrations = {}
 
 
 def save_ranker(path: Path, ranker: Ranker) -> None:
-    """Write one safetensors file, whole or not at all: weights, views, stamp, and a checksum."""
-    card = _Card(config=ranker.config, layout=ranker.layout, preprocessing=ranker.preprocessing)
+    """Write one safetensors file, whole or not at all: weights, tables, stamp, checksum."""
+    card = _Card(
+        format=_FORMAT,
+        config=ranker.config,
+        layout=ranker.layout,
+        preprocessing=ranker.preprocessing,
+        calibration=ranker.calibration,
+    )
     weights = {name: tensor.contiguous() for name, tensor in ranker.state_dict().items()}
     told = card.model_dump_json()
     stamp = {} if ranker.stamp is None else {STAMP: ranker.stamp.model_dump_json()}
@@ -184,7 +330,7 @@ def _checksum(told: str, weights: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(told.encode())
     for name in sorted(weights):
         digest.update(f"{name} {tuple(weights[name].shape)} {weights[name].dtype}".encode())
-        digest.update(weights[name].numpy().tobytes())
+        digest.update(weights[name].numpy().data)
     return digest.hexdigest()
 
 
@@ -202,8 +348,11 @@ def load_ranker(path: Path) -> Ranker:
         if _checksum(told + (stamp or ""), weights) != metadata.get("sha256"):
             raise ValueError("another checksum than was written with it")
         card = _Card.model_validate_json(told)
+        if card.format < _FORMAT and card.config.query is not None:
+            raise ValueError("an attention head of an older kind, which is no more")
         ranker = Ranker(card.config, card.layout, card.preprocessing)
         ranker.load_state_dict(weights)
+        ranker.calibration = card.calibration
         ranker.stamp = RankerStamp.model_validate_json(stamp) if stamp else None
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         found = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error

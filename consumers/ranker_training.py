@@ -6,20 +6,39 @@ looks at the last part of the training rows, and nothing is ever chosen by the e
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
-from provender.consumers.metrics import Interval, TaskMetrics, paired_interval, task_metrics
+from provender.consumers.calibration import Method
+from provender.consumers.features import RankerBatch
+from provender.consumers.history_tokens import compact
+from provender.consumers.metrics import Interval, TaskMetrics, paired_interval
 from provender.consumers.preprocessing import Preprocessing
-from provender.consumers.ranker import Ranker, RankerConfig, Rates, entire_space_loss
+from provender.consumers.ranker import Places, Ranker, RankerConfig, Rates, entire_space_loss
+from provender.consumers.ranker_evaluation import calibrations, evaluate_ranker, parts_of
 from provender.consumers.stamping import stamp_of
 from provender.consumers.training_join import TrainingSet
 from provender.plugin.errors import TrainingError
+
+if TYPE_CHECKING:
+    from provender.consumers.entity_table import EntityTable
+
+__all__ = [
+    "Comparison",
+    "LiftReport",
+    "Trained",
+    "TrainingConfig",
+    "compare",
+    "evaluate_ranker",
+    "train_on_stream",
+    "train_ranker",
+]
 
 #: (passes over the data done, at most, loss on the rows held back)
 OnEpoch = Callable[[int, int, float], None]
@@ -37,6 +56,7 @@ class TrainingConfig(BaseModel):
     learning_rate: float = Field(2e-3, gt=0, description="of AdamW")
     weight_decay: float = Field(1e-3, ge=0, description="of AdamW")
     held_back: float = Field(0.1, gt=0, lt=1, description="last share of the rows, to stop by")
+    calibration: Method = Field("platt", description="fitted on the rows held back")
 
 
 @dataclass(frozen=True)
@@ -48,59 +68,144 @@ class Trained:
     loss: float
 
 
+@dataclass(frozen=True)
+class Step:
+    """The rows of one step: `inputs` (B, X), the batch, and where its tables' rows are."""
+
+    inputs: Tensor
+    batch: RankerBatch
+    places: Places
+
+    @classmethod
+    def of(cls, ranker: Ranker, batch: RankerBatch) -> Step:
+        """What a ranker makes of a batch, save what it learns."""
+        return cls(ranker.preprocessing(batch), batch.without_context(), ranker.places(batch))
+
+    def take(self, rows: Tensor) -> Step:
+        """The chosen rows, (n,) int64, with the items of their own pasts alone."""
+        batch, items = self.batch.take(rows), self.places.items
+        if batch.history is not None:
+            history, kept = compact(batch.history)
+            batch = replace(batch, history=history)
+            items = {name: places.index_select(0, kept) for name, places in items.items()}
+        mine = {name: places.index_select(0, rows) for name, places in self.places.rows.items()}
+        return Step(self.inputs.index_select(0, rows), batch, Places(mine, items))
+
+
+#: The steps of one pass over the data, by its number from 0.
+Steps = Callable[[int], Iterable[Step]]
+
+
 def train_ranker(
     training: TrainingSet,
     config: RankerConfig,
     how: TrainingConfig,
     *,
     seed: int,
+    tables: Mapping[str, EntityTable] | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Trained:
     """Train a ranker on joined impressions and return it, stamped, as it was at its best pass.
+
+    Args:
+        tables: those of the configuration, by name; they are trained in place.
 
     Raises:
         TrainingError: no clicks to learn from, a view without any vector, or a loss that is no
             number.
     """
     fitted, held_back = _split(training, how.held_back)
+
+    def steps(ranker: Ranker) -> Steps:
+        # Inputs and places are made once: only what is learned changes from pass to pass.
+        whole = replace(Step.of(ranker, fitted.rows), batch=_lighter(fitted.rows))
+        generator = torch.Generator().manual_seed(seed)
+
+        def one_pass(_: int) -> Iterator[Step]:
+            order = torch.randperm(len(fitted), generator=generator)
+            for start in range(0, len(order), how.batch_size):
+                yield whole.take(order[start : start + how.batch_size])
+
+        return one_pass
+
+    return _trained(fitted, held_back, training, config, how, seed, tables, steps, on_epoch)
+
+
+def train_on_stream(
+    stream: Callable[[int], Iterable[RankerBatch]],
+    sample: TrainingSet,
+    held_back: TrainingSet,
+    config: RankerConfig,
+    how: TrainingConfig,
+    *,
+    seed: int,
+    tables: Mapping[str, EntityTable] | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> Trained:
+    """Train a ranker on batches that come one by one; the rest is as in :func:`train_ranker`.
+
+    Args:
+        stream: pass, from 0 -> its batches in order.
+        sample: rows of the stream, to take the inputs' sizes and the base rates from.
+        held_back: later rows than the stream's, to stop and to calibrate by.
+        tables: as in :func:`train_ranker`.
+
+    Raises:
+        TrainingError: as :func:`train_ranker`.
+    """
+
+    def steps(ranker: Ranker) -> Steps:
+        return lambda epoch: (Step.of(ranker, batch) for batch in stream(epoch))
+
+    return _trained(sample, held_back, sample, config, how, seed, tables, steps, on_epoch)
+
+
+def _trained(
+    fitted: TrainingSet,
+    held_back: TrainingSet,
+    training: TrainingSet,
+    config: RankerConfig,
+    how: TrainingConfig,
+    seed: int,
+    tables: Mapping[str, EntityTable] | None,
+    steps: Callable[[Ranker], Steps],
+    on_epoch: OnEpoch | None,
+) -> Trained:
     _check_vectors(fitted, config)
     preprocessing = Preprocessing.fit(training.layout, fitted.rows, sorted(fitted.rows.context))
     with torch.random.fork_rng(devices=[]):  # The caller's own random numbers stay as they were.
         torch.manual_seed(seed)
-        ranker = Ranker(config, training.layout, preprocessing)
+        ranker = Ranker(config, training.layout, preprocessing, tables)
+        ranker.fit_inputs(fitted.rows)
         ranker.start_at(_rates(fitted))
-        epochs, loss = _fit(ranker, fitted, held_back, how, seed, on_epoch)
+        epochs, loss = _fit(ranker, steps(ranker), held_back, how, on_epoch)
+    ranker.calibration = calibrations(ranker, held_back, how.calibration)
     ranker.stamp = stamp_of(ranker, training, how, seed)
     return Trained(ranker.eval(), epochs, loss)
 
 
 def _fit(
     ranker: Ranker,
-    fitted: TrainingSet,
+    steps: Steps,
     held_back: TrainingSet,
     how: TrainingConfig,
-    seed: int,
     on_epoch: OnEpoch | None,
 ) -> tuple[int, float]:
     """Run the training loop; the ranker ends as it was at its best pass, which is returned."""
-    inputs, rows = ranker.preprocessing(fitted.rows), fitted.rows.without_context()
     optimizer = torch.optim.AdamW(
-        ranker.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay
+        ranker.dense_parameters(), lr=how.learning_rate, weight_decay=how.weight_decay
     )
-    best, best_loss, best_epoch = copy.deepcopy(ranker.state_dict()), float("inf"), 0
-    generator = torch.Generator().manual_seed(seed)
+    late = [Step.of(ranker, part) for part in parts_of(held_back.rows)]
+    best, best_loss, best_epoch = ranker.kept(), float("inf"), 0
     for epoch in range(1, how.epochs + 1):
         ranker.train()
-        order = torch.randperm(len(fitted), generator=generator)
-        for start in range(0, len(order), how.batch_size):
-            chosen = order[start : start + how.batch_size]
-            batch = rows.take(chosen)
-            logits = ranker.logits(inputs.index_select(0, chosen), batch)
-            loss = entire_space_loss(logits, batch.labels["click"], _conversions(batch.labels))
+        for step in steps(epoch - 1):
+            loss = _loss(ranker, step)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        held_loss = _loss(ranker, held_back)
+            ranker.step_tables()
+        held_loss = _loss_of_all(ranker, late, held_back.rows)
         if not np.isfinite(held_loss):
             raise TrainingError(
                 f"ranker, pass {epoch}",
@@ -111,22 +216,30 @@ def _fit(
         if on_epoch:
             on_epoch(epoch, how.epochs, held_loss)
         if held_loss < best_loss:
-            best, best_loss, best_epoch = copy.deepcopy(ranker.state_dict()), held_loss, epoch
+            best, best_loss, best_epoch = ranker.kept(), held_loss, epoch
         elif epoch - best_epoch >= how.patience:
             break
-    ranker.load_state_dict(best)
+    ranker.restore(best)
     return best_epoch, best_loss
 
 
-def evaluate_ranker(ranker: Ranker, rows: TrainingSet) -> dict[str, TaskMetrics]:
-    """Judge a ranker: clicks, and conversions that followed a click, over all impressions."""
-    scores = ranker.score(rows.rows)
-    click = rows.rows.labels["click"]
-    metrics = {"click": task_metrics(click.numpy(), scores.click.double().numpy())}
-    if "conversion" in rows.rows.labels:
-        both = (click * rows.rows.labels["conversion"]).numpy()
-        metrics["conversion"] = task_metrics(both, scores.conversion.double().numpy())
-    return metrics
+def _loss(ranker: Ranker, step: Step) -> Tensor:
+    labels = step.batch.labels
+    logits = ranker.logits(step.inputs, step.batch, step.places)
+    return entire_space_loss(logits, labels["click"], _conversions(labels), step.batch.weights)
+
+
+def _loss_of_all(ranker: Ranker, parts: Sequence[Step], rows: RankerBatch) -> float:
+    ranker.eval()
+    with torch.no_grad():
+        logits = torch.cat([ranker.logits(s.inputs, s.batch, s.places) for s in parts])
+        labels = rows.labels
+        return float(entire_space_loss(logits, labels["click"], _conversions(labels), rows.weights))
+
+
+def _lighter(rows: RankerBatch) -> RankerBatch:
+    """Rows less what their inputs and places were made of already."""
+    return replace(rows.without_context(), keys={})
 
 
 class Comparison(BaseModel):
@@ -213,7 +326,7 @@ def _split(training: TrainingSet, share: float) -> tuple[TrainingSet, TrainingSe
         )
         for part in parts
     )
-    clicks = float(fitted.rows.labels["click"].sum()) if len(fitted) else 0.0
+    clicks = _clicks(fitted)
     if not clicks or not len(held_back):
         raise TrainingError(
             "training rows",
@@ -226,7 +339,7 @@ def _split(training: TrainingSet, share: float) -> tuple[TrainingSet, TrainingSe
 
 def _check_vectors(fitted: TrainingSet, config: RankerConfig) -> None:
     """Refuse to learn from vectors that are all missing: it would pass as "no lift"."""
-    if config.query is None:
+    if config.reads == "none":
         return
     empty = [view for view, mask in fitted.rows.present.items() if not mask.any()]
     if empty:
@@ -239,19 +352,22 @@ def _check_vectors(fitted: TrainingSet, config: RankerConfig) -> None:
         )
 
 
+def _clicks(rows: TrainingSet) -> float:
+    weights = rows.rows.weights.get("click", torch.ones(len(rows)))
+    return float(torch.where(weights > 0, rows.rows.labels["click"], 0.0).sum())
+
+
 def _conversions(labels: dict[str, torch.Tensor]) -> torch.Tensor:
     return labels.get("conversion", torch.zeros_like(labels["click"]))
 
 
 def _rates(fitted: TrainingSet) -> Rates:
-    click = fitted.rows.labels["click"]
-    both = click * _conversions(fitted.rows.labels)
-    return Rates(float(click.mean()), float((both.sum() + 0.5) / (click.sum() + 1)))
-
-
-def _loss(ranker: Ranker, rows: TrainingSet) -> float:
-    ranker.eval()
-    with torch.no_grad():
-        logits = ranker.logits(ranker.preprocessing(rows.rows), rows.rows)
-        labels = rows.rows.labels
-        return float(entire_space_loss(logits, labels["click"], _conversions(labels)))
+    """The base rates over the rows whose labels are known, by their weights."""
+    rows, one = fitted.rows, torch.ones(len(fitted))
+    weight = rows.weights.get("click", one)
+    click = torch.where(weight > 0, rows.labels["click"], 0.0)
+    clicked = float((weight * click).sum() / weight.sum().clamp(min=1e-9))
+    weight = rows.weights.get("conversion", one)
+    both = torch.where(weight > 0, click * _conversions(rows.labels), 0.0)
+    clicks = float((weight * click).sum())
+    return Rates(clicked, (float((weight * both).sum()) + 0.5) / (clicks + 1))

@@ -111,10 +111,9 @@ def test_rows_do_not_see_each_other() -> None:
 def test_attention_is_the_softmax_written_out() -> None:
     head = some_head()
     vectors, present = some_rows()
-    seen = torch.stack([present[view] for view in VIEWS], dim=1)
-    tokens = head._tokens(vectors, seen)
-    asked = head._query_token(tokens, seen)
-    answer = head._attend(asked, tokens, seen)
+    tokens, seen = facets = head.tokens(vectors, present, {})
+    asked = head._query_token(facets)
+    answer = head._attend(asked, facets).answer
     for row in range(6):
         facets = [tokens[row, v] for v in range(3) if seen[row, v]] + [head.nothing]
         facets = head.norm(torch.stack(facets))

@@ -1,0 +1,137 @@
+"""What a candidate finds in the user's past: target attention over the last actions.
+
+Legend of shapes: B rows, L actions of a row at most, U distinct items, K kinds of actions, d the
+tokens' width, H attention heads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from provender.consumers.user_history import History, HistorySpec
+
+#: An action's age is told by its power of two in minutes; the last is two years and all above.
+AGES = 21
+_DAY = 86_400.0
+
+
+class Past(NamedTuple):
+    """A :class:`History` without its keys: tensors alone, as compilers and exporters want them."""
+
+    items: Tensor
+    kinds: Tensor
+    age_seconds: Tensor
+    vectors: Mapping[str, Tensor]
+    present: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, history: History) -> Past:
+        """The tensors of a history."""
+        return cls(
+            history.items,
+            history.kinds,
+            history.age_seconds,
+            dict(history.vectors),
+            dict(history.present),
+        )
+
+
+class Looked(NamedTuple):
+    """An answer (B, d), and how far each key was looked at: (B, keys, H), the last is nothing."""
+
+    answer: Tensor
+    weights: Tensor
+
+
+class HistoryAttention(nn.Module):
+    """Multi-head attention of the candidate over the actions before it.
+
+    How well an action fits is the dot product of query and key plus a learned number for its kind
+    and age; its value is that of its item plus one of its kind. One more key stands for nothing:
+    who did nothing has an answer too.
+    """
+
+    def __init__(self, history: HistorySpec, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.actions = heads, len(history.kinds)
+        self.norm = nn.LayerNorm(width)
+        self.ask = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.nothing = nn.Parameter(torch.empty(2, width).normal_(std=0.02))
+        self.kind_bias = nn.Parameter(torch.zeros(self.actions, heads))
+        self.age_bias = nn.Parameter(torch.zeros(AGES, heads))
+        self.kind_value = nn.Parameter(torch.empty(self.actions, width).normal_(std=0.02))
+        self.log_memory = nn.Parameter(torch.tensor(math.log(_DAY)))
+
+    def forward(self, asked: Tensor, tokens: Tensor, past: Past, shown: Tensor) -> Looked:
+        """Look at the past.
+
+        Args:
+            asked: (B, d), the candidate.
+            tokens: (U, d), the items.
+            past: of the same U items.
+            shown: bool (B, L), the actions that may be looked at.
+        """
+        split = self.heads, asked.shape[1] // self.heads
+        # Each item is projected once, and gathered then; who has none gathers a row of zeros.
+        known = functional.pad(self.key_value(self.norm(tokens)), (0, 0, 0, 1))  # (U + 1, 2d)
+        places = torch.where(past.items < 0, len(tokens), past.items)
+        key, value = functional.embedding(places, known).chunk(2, dim=2)  # (B, L, d)
+        query = self.ask(asked)
+        fit = (query[:, None] * key).unflatten(2, split).sum(3) / math.sqrt(split[1])
+        fit = (fit + self._bias(past)).masked_fill(~shown[:, :, None], -math.inf)
+        none = (query * self.nothing[0]).unflatten(1, split).sum(2) / math.sqrt(split[1])
+        weights = torch.cat([fit, none[:, None]], dim=1).softmax(dim=1)  # (B, L + 1, H)
+        of_actions = weights[:, :-1].to(value.dtype)
+        answer = (of_actions[..., None] * value.unflatten(2, split)).sum(1).flatten(1)
+        answer = answer + self._of_kinds(of_actions, past.kinds, split)
+        left = weights[:, -1].repeat_interleave(split[1], dim=1)
+        return Looked(answer + left * self.nothing[1], weights)
+
+    def memory(self, age_seconds: Tensor) -> Tensor:
+        """How much actions of an age (B, L) count in a mean that forgets, at a learned rate."""
+        return torch.exp(-age_seconds.clamp(min=0) * torch.exp(-self.log_memory)).clamp(min=1e-6)
+
+    def _bias(self, past: Past) -> Tensor:
+        """The learned number of each action's kind and age: (B, L, H)."""
+        minutes = past.age_seconds.clamp(min=0) / 60
+        age = torch.log2(1 + minutes).long().clamp(max=AGES - 1)
+        table = (self.kind_bias[:, None] + self.age_bias).flatten(0, 1)  # (K * AGES, H)
+        return functional.embedding(past.kinds * AGES + age, table)
+
+    def _of_kinds(self, weights: Tensor, kinds: Tensor, split: tuple[int, int]) -> Tensor:
+        """The kinds' part of the answer, without a vector an action: (B, d)."""
+        each = functional.one_hot(kinds, self.actions).to(weights.dtype)  # (B, L, K)
+        shares = each.transpose(1, 2) @ weights  # (B, K, H)
+        values = self.kind_value.unflatten(1, split)  # (K, H, d / H)
+        answer: Tensor = (shares[..., None] * values).sum(1).flatten(1)
+        return answer
+
+
+def compact(history: History) -> tuple[History, Tensor]:
+    """The same history less the items that none of its rows has, and the places of those kept.
+
+    A batch taken from many rows has the items of all of them, and needs few.
+    """
+    used = torch.zeros(len(history.keys) + 1, dtype=torch.bool)
+    used[history.items.flatten()] = True  # Those that are -1 mark the place behind the last.
+    used[-1] = False
+    kept = used[:-1].nonzero().flatten()
+    if len(kept) == len(history.keys):
+        return history, kept
+    places = (used.cumsum(0) - 1).index_fill_(0, torch.tensor(len(history.keys)), -1)
+    smaller = replace(
+        history,
+        items=places[history.items],
+        keys=history.keys.take(kept.numpy()),
+        vectors={view: rows.index_select(0, kept) for view, rows in history.vectors.items()},
+        present={view: mask.index_select(0, kept) for view, mask in history.present.items()},
+    )
+    return smaller, kept
