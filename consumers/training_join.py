@@ -73,7 +73,7 @@ class TrainingSet:
 def training_join(
     store: FeatureStore,
     impressions: pa.Table,
-    service: str,
+    service: str | FeatureLayout,
     *,
     backfills: bool = False,
     chunk_rows: int = CHUNK_ROWS,
@@ -88,7 +88,7 @@ def training_join(
         store: a feature store, of which only public methods are used.
         impressions: the service's key columns and event_timestamp (timestamp with zone); columns
             beyond the keys and labels are the context.
-        service: the registered feature service.
+        service: the registered feature service, or a layout of registered views.
         backfills: whether values written after t count.
         chunk_rows: rows a request to Feast.
 
@@ -97,7 +97,9 @@ def training_join(
         FetchError: a key column is absent or has nulls, or the store lost or doubled rows.
         FetchError, SnapshotError: a vector has another length than declared.
     """
-    layout = FeatureLayout.of_service(store, service)
+    layout = service
+    if isinstance(layout, str):
+        layout = FeatureLayout.of_service(store, layout)
     _check_keys(impressions, layout)
     columns = _empty_columns(layout, impressions.num_rows)
     used = UsedRuns(store, layout)
