@@ -108,7 +108,8 @@ class LiftWorld:
         )
         place = pc.index_in(whole["impression_id"], value_set=truth["impression_id"])
         chance = truth["p_click"].take(place).cast(pa.float64())
-        return whole.drop_columns(["impression_id", "conversion"]).append_column("chance", chance)
+        left_out = ["impression_id", "conversion", "click_weight", "conversion_weight"]
+        return whole.drop_columns(left_out).append_column("chance", chance)
 
     def joined(self, vectors: Mapping[int, Mapping[str, Vectors]]) -> Served:
         """The impressions of some days, each with its morning's vectors and counters."""

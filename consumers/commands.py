@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from provender.consumers.features import FeatureLayout
-from provender.consumers.impressions import load_impressions
+from provender.consumers.impressions import load_impressions, log_end, with_known_labels
 from provender.consumers.logged_requests import check_shown
 from provender.consumers.metrics import Interval, TaskMetrics
 from provender.consumers.online_fetch import OnlineFetcher
@@ -190,10 +190,11 @@ def _impressions(bar: Progress, world: World, data: Path, work: Path) -> tuple[p
     # What happened after the last refresh is not known to who trains on it.
     training = load_impressions(world, data, first, last, last, work)
     bar.advance(task)
-    far = end + timedelta(days=365)
-    evaluation = load_impressions(world, data, last, end, far, work)
+    # The log may end before all that follows the last impressions has come.
+    known = log_end(world, data, work)
+    evaluation = load_impressions(world, data, last, end, known, work)
     bar.advance(task)
-    return training, evaluation
+    return with_known_labels(training), with_known_labels(evaluation)
 
 
 @click.command(epilog="Example: provender request --home demo --user 7 --candidates 500")

@@ -9,7 +9,8 @@
         click:      {table: engagements, match: {impression_id: impression_id},
                      time: event_timestamp, where: "type = 'click'", within: 1d}
         conversion: {table: conversions, match: {user_id: user_id, pin_id: pin_id},
-                     time: event_timestamp, within: 7d}
+                     time: event_timestamp, within: 7d, immature: weigh}
+      negatives: 0.1
       history:
         length: 20
         actions:
@@ -33,6 +34,8 @@ from provender.plugin.world import Name, World
 ID, USER, PIN, TIME = "impression_id", "user_id", "pin_id", "event_timestamp"
 KEYS = (ID, USER, PIN, TIME)
 LABELS = ("click", "conversion")
+#: Beside each label, what its row counts in the task's loss: 0 where the label is not known.
+WEIGHTS = tuple(f"{label}_weight" for label in LABELS)
 
 
 class TimeColumn(BaseModel):
@@ -62,9 +65,10 @@ class Impressions(TimeColumn):
     @field_validator("context")
     @classmethod
     def _no_taken_names(cls, context: tuple[str, ...]) -> tuple[str, ...]:
-        taken = sorted({*KEYS, *LABELS} & set(context))
+        taken = sorted({*KEYS, *LABELS, *WEIGHTS} & set(context))
         if taken or len(set(context)) < len(context):
-            raise ValueError(f"columns named once, none of them {', '.join((*KEYS, *LABELS))}")
+            names = ", ".join((*KEYS, *LABELS, *WEIGHTS))
+            raise ValueError(f"columns named once, none of them {names}")
         return context
 
 
@@ -75,6 +79,11 @@ class Label(TimeColumn):
         min_length=1, description="column of the impression -> column of this table"
     )
     within: Duration = Field(description="the attribution window, both ends included: 1d, 12h, 30m")
+    immature: Literal["drop", "weigh"] = Field(
+        "drop",
+        description="rows whose window is still open have no label, or are weighed by how likely "
+        "their event would have been seen by now (delayed_feedback.py)",
+    )
 
 
 class Labels(BaseModel):
@@ -115,6 +124,9 @@ class RankingTask(BaseModel):
     impressions: Impressions
     labels: Labels
     history: HistoryDeclaration | None = None
+    negatives: float = Field(
+        1.0, gt=0, le=1, description="share of the rows without a positive to train on"
+    )
 
     @classmethod
     def of_world(cls, world: World) -> RankingTask:
@@ -125,4 +137,4 @@ class RankingTask(BaseModel):
 
 def context_columns(columns: Iterable[str]) -> list[str]:
     """Return those of a labelled table's columns that a request brings along."""
-    return [name for name in columns if name not in (*KEYS, *LABELS)]
+    return [name for name in columns if name not in (*KEYS, *LABELS, *WEIGHTS)]

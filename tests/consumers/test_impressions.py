@@ -10,7 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from provender.consumers.impressions import LEFT_OUT, load_impressions
+from provender.consumers.impressions import (
+    LEFT_OUT,
+    load_impressions,
+    log_end,
+    with_known_labels,
+)
 from provender.plugin.errors import BadRowsError, ConfigError, MappingError
 from provender.plugin.world import World
 
@@ -88,6 +93,7 @@ def load(folder: Path, *, start: float = 0, end: float = 600, known: float = 1e6
     )
 
 
+KINDS = ("click", "buy")
 EVENTS = st.lists(
     st.tuples(
         st.integers(0, 6),
@@ -132,13 +138,16 @@ def test_labels_agree_with_a_loop(
     for no, who, what, at in sorted(shown, key=lambda row: (row[3], row[0])):
         if not start <= at < end:
             continue
-        in_time = [one for one in done if at <= one[3] <= at + 120 and one[3] < known]
+        in_time = [one for one in done if at <= one[3] <= at + 120]
         click = any(one[4] == "click" and one[0] == no for one in in_time)
         buy = any(one[4] == "buy" and one[1:3] == (who, what) for one in in_time)
-        expected.append((no, who, what, minutes(at), "home", int(click), int(buy)))
+        closed = at + 120 < known
+        labels = (int(click), int(buy)) if closed else (None, None)
+        expected.append((no, who, what, minutes(at), "home", *labels, closed, closed))
     found = load(tmp_path, start=start, end=end, known=known)
     assert found.column_names == [
-        "impression_id", "user_id", "pin_id", "event_timestamp", "place", "click", "conversion"
+        "impression_id", "user_id", "pin_id", "event_timestamp", "place", "click", "conversion",
+        "click_weight", "conversion_weight",
     ]  # fmt: skip
     assert [tuple(row.values()) for row in found.to_pylist()] == expected
 
@@ -157,10 +166,80 @@ def test_both_edges_of_the_window_count_and_a_microsecond_past_them_does_not(
         assert load(tmp_path)["click"].to_pylist() == [click], moved
 
 
-def test_what_was_not_known_yet_is_no_label(tmp_path: Path) -> None:
-    write(tmp_path, [(1, 1, "a", T0, "x")], [(1, 1, "a", minutes(30), "click")])
-    assert load(tmp_path, known=30)["click"].to_pylist() == [0]
-    assert load(tmp_path, known=31)["click"].to_pylist() == [1]
+def test_a_label_is_known_once_its_window_has_been_seen_to_its_last_microsecond(
+    tmp_path: Path,
+) -> None:
+    tick = 1 / 6e7
+    shown = [(1, 1, "a", T0, "x"), (2, 1, "a", T0, "x")]
+    write(tmp_path, shown, [(1, 1, "a", minutes(30), "click")])
+    for known, labels in ((31, [None, None]), (120, [None, None]), (120 + tick, [1, 0])):
+        found = load(tmp_path, known=known)
+        assert found["click"].to_pylist() == labels, known
+        assert found["click_weight"].to_pylist() == [float(one is not None) for one in labels]
+
+
+def test_what_comes_after_the_last_observation_changes_nothing(tmp_path: Path) -> None:
+    shown = [(no, 1, "a", minutes(10 * no), "x") for no in range(40)]
+    seen = [(no, 1, "a", minutes(10 * no + 3 * no), "click") for no in range(0, 40, 2)]
+    later = [(no, 1, "a", minutes(10 * no + 100), kind) for no in range(40) for kind in KINDS]
+    for immature in ("drop", "weigh"):
+        made = world()
+        for label in made.ranking["labels"].values():
+            label["immature"] = immature
+        found = []
+        for done in (seen, seen + later):
+            known = [one for one in done if one in seen or one[3] >= minutes(300)]
+            write(tmp_path, shown, known)
+            load_at = (T0, minutes(400), minutes(300), tmp_path / "work")
+            found.append(load_impressions(made, tmp_path, *load_at))
+        assert found[0].equals(found[1])
+        assert sum(found[0]["click"].to_pylist()[:10]) == 5
+
+
+def test_young_rows_are_weighed_by_the_delays_of_those_whose_window_has_closed(
+    tmp_path: Path,
+) -> None:
+    # Four mature rows, one outside of the span; three became positive, after 10, 20 and 100.
+    mature = [(no, 1, "a", minutes(no), "x") for no in range(4)]
+    delays = {0: 10, 1: 20, 2: 100}
+    # Seen for 50 minutes, in which two of three come; for 5, in which none does.
+    young = [(4, 1, "a", minutes(250), "x"), (5, 1, "a", minutes(250), "x")]
+    newborn = [(6, 1, "a", minutes(295), "x")]
+    done = [(no, 1, "a", minutes(no + delay), "click") for no, delay in delays.items()]
+    write(tmp_path, [*mature, *young, *newborn], [*done, (4, 1, "a", minutes(260), "click")])
+    made = world()
+    made.ranking["labels"]["click"]["immature"] = "weigh"
+
+    found = load_impressions(
+        made, tmp_path, minutes(1), minutes(600), minutes(300), tmp_path / "work"
+    )
+
+    # The row of a year ago, which every table has, is mature too.
+    rate, seen = 3 / 5, 2 / 3
+    negative = 1 - rate * (1 - seen) / (1 - rate * seen)
+    assert found["click"].to_pylist() == [1, 1, 0, 1, 0, None]
+    weights = [1, 1, 1, 1 / seen, negative, 0]
+    assert found["click_weight"].to_pylist() == pytest.approx(weights)
+
+
+def test_a_label_that_is_not_declared_is_not_known(tmp_path: Path) -> None:
+    write(tmp_path, [(1, 1, "a", T0, "x")], [(1, 1, "a", T0, "click")])
+    made = world()
+    del made.ranking["labels"]["conversion"]
+    found = load_impressions(made, tmp_path, T0, minutes(9), minutes(999), tmp_path / "work")
+    assert found["conversion"].to_pylist() == [None]
+    assert found["conversion_weight"].to_pylist() == [0]
+    assert with_known_labels(found).num_rows == 1
+
+
+def test_the_log_ends_with_the_last_row_of_any_of_its_tables(tmp_path: Path) -> None:
+    shown = [(1, 1, "a", T0, "x"), (2, 1, "a", minutes(200), "x")]
+    write(tmp_path, shown, [(1, 1, "a", minutes(130), "buy")])
+    end = log_end(world(), tmp_path, tmp_path / "work")
+    assert end == minutes(200) + timedelta(microseconds=1)
+    found = load_impressions(world(), tmp_path, T0, minutes(999), end, tmp_path / "work")
+    assert found["click"].to_pylist() == [0, None]
+    assert with_known_labels(found)["impression_id"].to_pylist() == [1]
 
 
 def test_an_id_that_stands_twice_is_refused(tmp_path: Path) -> None:
@@ -267,7 +346,7 @@ def test_offsets_in_text_go_before_the_declared_zone(tmp_path: Path, text: str) 
     tables = {"shown": {"path": "shown.csv"}, "done": {"path": "done.csv"}}
     made = World.model_validate({**base.model_dump(), "tables": tables})
 
-    found = load_impressions(made, tmp_path, T0, minutes(1), minutes(1), tmp_path / "work")
+    found = load_impressions(made, tmp_path, T0, minutes(1), minutes(999), tmp_path / "work")
 
     assert found["event_timestamp"].to_pylist() == [T0]
     assert found["conversion"].to_pylist() == [1]
