@@ -15,6 +15,8 @@ PAIR_FEATURES = 3
 PAST_FEATURES = 3
 #: A matrix product of all candidates and items is cheaper than gathering, up to this U / L.
 _DENSE_ITEMS = 8
+#: Rows whose items are gathered at once.
+_ROWS = 256
 
 
 class Standard(nn.Module):
@@ -67,11 +69,18 @@ def past_dots(candidate: Tensor, items: Tensor, places: Tensor) -> Tensor:
     """
     padded = functional.pad(items, (0, 0, 0, 1))  # A past without any item gathers the last row.
     places = torch.where(places < 0, len(items), places)
-    compiling = torch.compiler.is_compiling()
-    if not compiling and len(items) <= _DENSE_ITEMS * places.shape[1]:
+    if torch.compiler.is_compiling() or candidate.requires_grad or items.requires_grad:
+        return _gathered_dots(candidate, padded, places)
+    if len(items) <= _DENSE_ITEMS * places.shape[1]:
         return (candidate @ padded.T).gather(1, places)
-    gathered = functional.embedding(places, padded)  # (B, L, D)
-    return (gathered * candidate[:, None]).sum(2)
+    # Frozen vectors keep nothing for a gradient: what is gathered stays in the cache.
+    parts = zip(candidate.split(_ROWS), places.split(_ROWS), strict=True)
+    return torch.cat([_gathered_dots(mine, padded, of) for mine, of in parts])
+
+
+def _gathered_dots(candidate: Tensor, items: Tensor, places: Tensor) -> Tensor:
+    gathered = functional.embedding(places, items)  # (B, L, D)
+    return (gathered @ candidate[:, :, None]).squeeze(2)
 
 
 def past_geometry(dots: Tensor, known: Tensor, weights: Tensor) -> Tensor:

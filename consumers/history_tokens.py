@@ -53,17 +53,22 @@ class Looked(NamedTuple):
 class HistoryAttention(nn.Module):
     """Multi-head attention of the candidate over the actions before it.
 
-    How well an action fits is the dot product of query and key plus a learned number for its kind
-    and age; its value is that of its item plus one of its kind. One more key stands for nothing:
-    who did nothing has an answer too.
+    How well an action fits is the product of query and key plus a learned number for its kind and
+    age; its value is that of its item plus one of its kind. One more key stands for nothing: who
+    did nothing has an answer too.
+
+    Keys and values are not made of each action: q (x W) is (q W^T) x, and a weighted sum of x W is
+    that of x, times W. So one array of (B, L, d) is all that the past of a batch needs.
     """
 
     def __init__(self, history: HistorySpec, width: int, heads: int) -> None:
         super().__init__()
         self.heads, self.actions = heads, len(history.kinds)
+        self.split = heads, width // heads
         self.norm = nn.LayerNorm(width)
         self.ask = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
         self.nothing = nn.Parameter(torch.empty(2, width).normal_(std=0.02))
         self.kind_bias = nn.Parameter(torch.zeros(self.actions, heads))
         self.age_bias = nn.Parameter(torch.zeros(AGES, heads))
@@ -79,21 +84,30 @@ class HistoryAttention(nn.Module):
             past: of the same U items.
             shown: bool (B, L), the actions that may be looked at.
         """
-        split = self.heads, asked.shape[1] // self.heads
         # Each item is projected once, and gathered then; who has none gathers a row of zeros.
-        known = functional.pad(self.key_value(self.norm(tokens)), (0, 0, 0, 1))  # (U + 1, 2d)
+        known = functional.pad(self.norm(tokens), (0, 0, 0, 1))
         places = torch.where(past.items < 0, len(tokens), past.items)
-        key, value = functional.embedding(places, known).chunk(2, dim=2)  # (B, L, d)
-        query = self.ask(asked)
-        fit = (query[:, None] * key).unflatten(2, split).sum(3) / math.sqrt(split[1])
+        items = functional.embedding(places, known)  # (B, L, d)
+        query = (self.ask(asked) / math.sqrt(self.split[1])).unflatten(1, self.split)
+        fit = items @ self._asked_of_items(query).transpose(1, 2)  # (B, L, H)
         fit = (fit + self._bias(past)).masked_fill(~shown[:, :, None], -math.inf)
-        none = (query * self.nothing[0]).unflatten(1, split).sum(2) / math.sqrt(split[1])
-        weights = torch.cat([fit, none[:, None]], dim=1).softmax(dim=1)  # (B, L + 1, H)
-        of_actions = weights[:, :-1].to(value.dtype)
-        answer = (of_actions[..., None] * value.unflatten(2, split)).sum(1).flatten(1)
-        answer = answer + self._of_kinds(of_actions, past.kinds, split)
-        left = weights[:, -1].repeat_interleave(split[1], dim=1)
+        none = (query * self.nothing[0].unflatten(0, self.split)).sum(2)
+        weights = torch.cat([fit, none[:, None].to(fit)], dim=1).softmax(dim=1)  # (B, L + 1, H)
+        of_actions = weights[:, :-1].to(items.dtype)
+        answer = self._values(of_actions.transpose(1, 2) @ items)
+        answer = answer + self._of_kinds(of_actions, past.kinds)
+        left = weights[:, -1].repeat_interleave(self.split[1], dim=1)
         return Looked(answer + left * self.nothing[1], weights)
+
+    def _asked_of_items(self, query: Tensor) -> Tensor:
+        """Take queries (B, H, d / H) through the keys' weights: what asks items, (B, H, d)."""
+        weight = self.key.weight.unflatten(0, self.split)  # (H, d / H, d)
+        return (query.transpose(0, 1) @ weight).transpose(0, 1)
+
+    def _values(self, mixed: Tensor) -> Tensor:
+        """Take what each head mixed of items, (B, H, d), through the values' weights: (B, d)."""
+        weight = self.value.weight.unflatten(0, self.split)  # (H, d / H, d)
+        return (mixed.transpose(0, 1) @ weight.transpose(1, 2)).transpose(0, 1).flatten(1)
 
     def memory(self, age_seconds: Tensor) -> Tensor:
         """How much actions of an age (B, L) count in a mean that forgets, at a learned rate."""
@@ -106,11 +120,11 @@ class HistoryAttention(nn.Module):
         table = (self.kind_bias[:, None] + self.age_bias).flatten(0, 1)  # (K * AGES, H)
         return functional.embedding(past.kinds * AGES + age, table)
 
-    def _of_kinds(self, weights: Tensor, kinds: Tensor, split: tuple[int, int]) -> Tensor:
+    def _of_kinds(self, weights: Tensor, kinds: Tensor) -> Tensor:
         """The kinds' part of the answer, without a vector an action: (B, d)."""
         each = functional.one_hot(kinds, self.actions).to(weights.dtype)  # (B, L, K)
         shares = each.transpose(1, 2) @ weights  # (B, K, H)
-        values = self.kind_value.unflatten(1, split)  # (K, H, d / H)
+        values = self.kind_value.unflatten(1, self.split)  # (K, H, d / H)
         answer: Tensor = (shares[..., None] * values).sum(1).flatten(1)
         return answer
 
