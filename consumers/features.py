@@ -101,6 +101,18 @@ class FeatureLayout(BaseModel):
             f"{each.view}:{each.name}" for each in dense
         ]
 
+    def columns(self) -> dict[str, str]:
+        """Feast's full name of each feature -> the join key that it hangs on."""
+        vectors = {f"{e.view_name}__{VECTOR_COLUMN}": e.join_key for e in self.embeddings}
+        return vectors | {each.column: each.join_key for each in self.dense}
+
+    def by_view(self, columns: Mapping[str, Column]) -> dict[str, Column]:
+        """Return one column of each view: of an embedding its vectors, of another its first."""
+        views = {e.view_name: columns[f"{e.view_name}__{VECTOR_COLUMN}"] for e in self.embeddings}
+        for each in reversed(self.dense):
+            views[each.view] = columns[each.column]
+        return views
+
     def check_same(self, trained: FeatureLayout) -> None:
         """Refuse, with VersionError, to serve a ranker with other features than it learned from.
 

@@ -1,41 +1,56 @@
-"""Online features of one request as tensors: its user, its candidates, what is missing, how old.
+"""Online features of requests as tensors: users, candidates, what users did, what is missing.
 
-fetcher = OnlineFetcher(store, "ranker_transra", ranker=ranker)
-batch = fetcher.fetch(user_id, pin_ids, {"position": 1, "surface": "home"})
-batch.versions  # family -> the version that was read, such as {"transra": 1}
+    fetcher = OnlineFetcher(store, "ranker_transra", ranker=ranker)
+    batch = fetcher.fetch(user_id, pin_ids, {"position": 1, "surface": "home"},
+                          history=[Action(pin_id, "click", time), ...])
+    batch.versions  # family -> the version that was read, such as {"transra": 1}
+
+It is one read a view, whatever is asked: the pins of the past are looked up with the candidates,
+and `fetch_many` looks all requests up together. The tensors are shaped by the code that shapes
+training data (`shape_batch`, `shape_history`).
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from feast import FeatureStore
 
-from provender.consumers.features import Column, FeatureLayout, RankerBatch, shape_batch
-from provender.consumers.online_readers import Key, online_reader
+from provender.consumers.features import Column, FeatureLayout, RankerBatch
+from provender.consumers.fetch_metrics import FetchMetrics
+from provender.consumers.fetch_request import Key, Prepared, Request, prepare, refused
+from provender.consumers.online_readers import online_reader
 from provender.consumers.ranker import Ranker
-from provender.consumers.ranking_task import PIN, USER
+from provender.consumers.reading import Reading, key_types, merged, nothing_read, shaped
+from provender.consumers.reading_pool import LateError, ReadingPool
 from provender.consumers.served_versions import Assignment, RegisteredViews, VersionGuard
-from provender.plugin.errors import FetchError
+from provender.consumers.user_history import Action, HistorySpec
+from provender.plugin.errors import ConfigError, FetchTimeoutError, OnlineStoreError
 from provender.plugin.online_store import ProvenderOnlineStore, is_ours
 from provender.plugin.releases import Release, Releases, ReleaseWatch
 
-Ints = npt.NDArray[np.int64]
+Pins: TypeAlias = Sequence[Key] | npt.NDArray[Any] | pa.Array
+Fallback = Literal["missing", "error"]
 
 
 class OnlineFetcher:
     """Reads a feature service for ranking requests, of versions that serve; for many threads.
 
-    A ranker is given what is live, and only what it learned from: each request looks once at the
+    A ranker is given what is live, and only what it learned from: each fetch looks once at the
     releases, and reads all views of a family from one version. Where another version is live than
     the ranker's, it is read if its vectors stay in the space of the ranker's version and the
     ranker accepts that; else the request is refused. A family that was never released is read as
     the service declares, and so is every family of another online store than provender's.
+
+    With a timeout the read is done by another thread. One that is late changes nothing any more:
+    its answer goes nowhere.
 
     Args:
         store: a feature store; with provender's online store rows become tensors without a
@@ -49,6 +64,11 @@ class OnlineFetcher:
         watch: sees the releases; fetchers that share one see the same at any time. Its own, read
             once a second, by default.
         online: an open online store of provender's; fetchers may share its connections.
+        history: what is seen of the past; what the ranker's head looks at by default.
+        timeout_seconds: for how long a fetch waits for its read; without limit by default.
+        fallback: of a read that is late, or of an online store that can't be reached: "error"
+            raises, "missing" answers as if every feature were missing, of no version.
+        metrics: where fetches are counted; nowhere by default.
     """
 
     def __init__(
@@ -61,10 +81,15 @@ class OnlineFetcher:
         pinned: bool = False,
         watch: ReleaseWatch | None = None,
         online: ProvenderOnlineStore | None = None,
+        history: HistorySpec | None = None,
+        timeout_seconds: float | None = None,
+        fallback: Fallback = "error",
+        metrics: FetchMetrics | None = None,
     ) -> None:
         self.layout = FeatureLayout.of_service(store, service)
         opened = online or ProvenderOnlineStore()
         self._reader = online_reader(store, self.layout, opened)
+        self._key_types = key_types(store, self.layout)
         if ranker is not None:
             self.layout.check_same(ranker.layout)
         accepts = ranker is not None and ranker.config.accepts_anchored
@@ -75,14 +100,20 @@ class OnlineFetcher:
             self._watch = watch or ReleaseWatch(Releases(opened, store.config))
         self._assigned: tuple[object, Assignment] = (None, self.guard.own())
         if now is not None and now.tzinfo is None:
-            raise _refused("now", f"{now} without a zone", "a time with its zone")
+            raise refused("now", f"{now} without a zone", "a time with its zone")
         self._now = now
+        self.history = history or _looked_at(ranker)
+        self._timeout = _positive(timeout_seconds)
+        self._fallback = _known(fallback)
+        self._metrics = metrics
+        self._pool = ReadingPool()
 
     def fetch(
         self,
         user_id: Key,
-        pin_ids: Sequence[Key],
+        pin_ids: Pins,
         context: Mapping[str, Any] | None = None,
+        history: Sequence[Action] = (),
         *,
         assignment: Assignment | None = None,
     ) -> RankerBatch:
@@ -92,26 +123,70 @@ class OnlineFetcher:
 
         Args:
             user_id: whose request it is; the unknown have no features.
-            pin_ids: the candidates.
+            pin_ids: the candidates; of none the batch has no rows.
             context: column -> one value for all rows, or a sequence or array of one a candidate.
+            history: what the user did, in any order. What is not earlier than the request is left
+                out, as the training join leaves it out, and so is all where the ranker looks at
+                no history; of longer lists the latest count.
             assignment: what to read, settled by the guard of this fetcher; what is live by default.
 
         Raises:
             VersionError: what is live is not what the ranker learned, or what is read is retired.
             FetchError: a key or context value that is null or NaN or of the wrong type or length,
-                or an online store that can't be read.
+                an action of an unknown kind or without a zone.
+            FetchTimeoutError: the read was late, and the fallback is "error".
+            OnlineStoreError: the online store can't be read, likewise.
         """
-        reading = assignment or self.assignment()
+        started = time.perf_counter()
+        asked = [self.prepared(Request(user_id, pin_ids, context, history))]
+        return self._answers(asked, assignment, started)[0]
+
+    def fetch_many(
+        self, requests: Sequence[Request], *, assignment: Assignment | None = None
+    ) -> list[RankerBatch]:
+        """Answer several requests with one read a view, each as :meth:`fetch` does, in their order.
+
+        They have one time, that of the call, and one assignment. The first that means nothing
+        refuses all.
+        """
+        started = time.perf_counter()
         instant = self._now or datetime.now(UTC)
-        arrays = {name: _context(name, v, len(pin_ids)) for name, v in (context or {}).items()}
-        columns: dict[str, Column] = {}
-        for join_key in self.layout.join_keys:
-            keys, rows = _unique(join_key, self._keys(join_key, user_id, pin_ids))
-            for name, column in self._reader.read(join_key, keys, instant, reading.views).items():
-                columns[name] = _spread(column, rows)
-        return shape_batch(
-            self.layout, columns, len(pin_ids), context=arrays, versions=reading.versions
-        )
+        asked = [self.prepared(request, instant) for request in requests]
+        return self._answers(asked, assignment, started) if asked else []
+
+    async def fetch_async(
+        self,
+        user_id: Key,
+        pin_ids: Pins,
+        context: Mapping[str, Any] | None = None,
+        history: Sequence[Action] = (),
+        *,
+        assignment: Assignment | None = None,
+    ) -> RankerBatch:
+        """As :meth:`fetch`; a thread reads, and the event loop goes on."""
+        asked = [self.prepared(Request(user_id, pin_ids, context, history))]
+        return (await self.answers_async(asked, assignment))[0]
+
+    def prepared(self, request: Request, instant: datetime | None = None) -> Prepared:
+        """Check a request; raises FetchError as :meth:`fetch` does. Nothing is read."""
+        at = instant or self._now or datetime.now(UTC)
+        return prepare(request, at, self._key_types, self.history)
+
+    async def answers_async(
+        self, asked: Sequence[Prepared], assignment: Assignment | None = None
+    ) -> list[RankerBatch]:
+        """Answer checked requests with one read, as of the time of the latest of them."""
+        started = time.perf_counter()
+        try:
+            answering = self._pool.submit(
+                partial(self._read_and_shaped, asked, assignment),
+                bounded=self._timeout is not None,
+            )
+            answers = await asyncio.wait_for(asyncio.wrap_future(answering), self._timeout)
+        except (LateError, OnlineStoreError) as error:
+            answers = self._without(asked, error)
+        self._note(asked, answers, started)
+        return answers
 
     def assignment(self) -> Assignment:
         """Return what a request reads now; raises VersionError where it may not be served."""
@@ -132,47 +207,86 @@ class OnlineFetcher:
         self.guard.check_not_retired(states, assignment)
         return assignment
 
-    def _keys(self, join_key: str, user_id: Key, pin_ids: Sequence[Key]) -> Sequence[Key]:
-        if join_key == PIN:
-            return pin_ids
-        if join_key == USER:
-            return [user_id] * len(pin_ids)
-        raise _refused(f"feature service {self.layout.service}", f"the key {join_key!r}", "pin_id")
+    def _answers(
+        self, asked: Sequence[Prepared], assignment: Assignment | None, started: float
+    ) -> list[RankerBatch]:
+        answering = partial(self._read_and_shaped, asked, assignment)
+        try:
+            if self._timeout is None:
+                answers = answering()
+            else:
+                left = self._timeout - (time.perf_counter() - started)
+                answers = self._pool.within(answering, max(left, 0.0))
+        except (LateError, OnlineStoreError) as error:
+            answers = self._without(asked, error)
+        self._note(asked, answers, started)
+        return answers
+
+    def _read_and_shaped(
+        self, asked: Sequence[Prepared], assignment: Assignment | None
+    ) -> list[RankerBatch]:
+        reading = self._read(asked, assignment or self.assignment())
+        return shaped(self.layout, self.history, asked, reading)
+
+    def _read(self, asked: Sequence[Prepared], assignment: Assignment) -> Reading:
+        keys = merged(asked)
+        instant = max(each.instant for each in asked)
+        columns: dict[str, Column] = {}
+        for join_key in self.layout.join_keys:
+            if join_key not in keys.values:
+                thing = f"feature service {self.layout.service}"
+                raise refused(thing, f"the key {join_key!r}", ", ".join(keys.values))
+            values = keys.values[join_key]
+            columns |= self._reader.read(join_key, values, instant, assignment.views)
+        if self._metrics is not None:
+            self._metrics.read(self.layout.service, self.layout.by_view(columns))
+        return Reading(keys, columns, assignment.versions)
+
+    def _without(self, asked: Sequence[Prepared], error: Exception) -> list[RankerBatch]:
+        """Answer without features, or raise, as the fallback says."""
+        late = isinstance(error, LateError)
+        if late and self._metrics is not None:
+            self._metrics.timed_out(self.layout.service)
+        if self._fallback == "error":
+            raise self._late() from None if late else error
+        if self._metrics is not None:
+            reason = "timeout" if late else "unreachable"
+            self._metrics.fell_back(self.layout.service, reason, len(asked))
+        return shaped(self.layout, self.history, asked, nothing_read(self.layout, merged(asked)))
+
+    def _late(self) -> FetchTimeoutError:
+        return FetchTimeoutError(
+            f"online features of {self.layout.service}",
+            found=f"no answer in {self._timeout} seconds",
+            expected="an answer of the online store",
+            remedy='Look after the store, raise timeout_seconds, or let fallback be "missing".',
+        )
+
+    def _note(
+        self, asked: Sequence[Prepared], answers: Sequence[RankerBatch], started: float
+    ) -> None:
+        if self._metrics is not None:
+            seconds = time.perf_counter() - started
+            service, versions = self.layout.service, answers[0].versions
+            self._metrics.fetched(service, len(asked), seconds, versions)
 
 
-def _refused(thing: str, found: str, expected: str) -> FetchError:
-    return FetchError(thing, found=found, expected=expected, remedy="Correct the request.")
+def _looked_at(ranker: Ranker | None) -> HistorySpec | None:
+    spec = getattr(getattr(ranker, "head", None), "history", None)
+    return spec if isinstance(spec, HistorySpec) else None
 
 
-def _context(name: str, value: Any, rows: int) -> pa.Array:
-    if isinstance(value, pa.Array | pa.ChunkedArray):
-        values = value.to_pylist()
-    elif isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes):
-        values = list(value)
-    else:
-        values = [value] * rows
-    if len(values) != rows:
-        raise _refused(f"context {name}", f"{len(values)} values", f"one, or {rows}")
-    if any(each is None or each != each for each in values):
-        raise _refused(f"context {name}", "null or NaN", "a value for each candidate")
-    try:
-        return value if isinstance(value, pa.Array) else pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        raise _refused(f"context {name}", "values of several types", "one type") from None
+def _positive(seconds: float | None) -> float | None:
+    if seconds is not None and not seconds > 0:
+        raise _no_setting("timeout_seconds", seconds, "more than 0, or None for no limit")
+    return seconds
 
 
-def _unique(join_key: str, keys: Sequence[Key]) -> tuple[list[Key], Ints]:
-    """Each key once, in order of first appearance, and for every row the place of its key."""
-    places: dict[Key, int] = {}
-    rows = np.empty(len(keys), dtype=np.int64)
-    for row, key in enumerate(keys):
-        plain = key.item() if isinstance(key, np.generic) else key
-        if isinstance(plain, bool) or not isinstance(plain, int | str):
-            raise _refused(f"key {join_key}", repr(key), "a whole number or a string")
-        rows[row] = places.setdefault(plain, len(places))
-    return list(places), rows
+def _known(fallback: Fallback) -> Fallback:
+    if fallback not in ("missing", "error"):
+        raise _no_setting("fallback", fallback, "missing or error")
+    return fallback
 
 
-def _spread(column: Column, rows: Ints) -> Column:
-    ages = None if column.age_seconds is None else column.age_seconds[rows]
-    return Column(column.values[rows], column.present[rows], ages)
+def _no_setting(name: str, found: object, expected: str) -> ConfigError:
+    return ConfigError(name, found=repr(found), expected=expected, remedy="Correct it.")

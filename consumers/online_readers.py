@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from feast import FeatureStore, FeatureView
 
 from provender.consumers.feast_values import Answer, ages_of, numbers_of, vectors_of
@@ -17,20 +18,21 @@ from provender.plugin.online_rows import usable
 from provender.plugin.online_store import ProvenderOnlineStore, is_ours
 from provender.plugin.spec import VECTOR_COLUMN
 
-Key = int | str
-
 
 class OnlineReader(Protocol):
     """Reads a layout's features by key."""
 
     def read(
-        self, join_key: str, keys: Sequence[Key], instant: datetime, views: Mapping[str, str]
+        self, join_key: str, keys: pa.Array, instant: datetime, views: Mapping[str, str]
     ) -> dict[str, Column]:
         """Return the features that hang on one key, by Feast's full names, one row a key.
 
         Values past their view's ttl at ``instant``, or from later, are missing. Raises FetchError.
 
         Args:
+            join_key: which key of the layout.
+            keys: (n,) int64 or string, each once.
+            instant: the time of the request.
             views: embedding view of the layout -> the one that is read in its place; its vectors
                 are returned under the layout's names.
         """
@@ -56,7 +58,7 @@ class TensorReader:
         self._views = {name: store.get_feature_view(name) for name in names}
 
     def read(
-        self, join_key: str, keys: Sequence[Key], instant: datetime, views: Mapping[str, str]
+        self, join_key: str, keys: pa.Array, instant: datetime, views: Mapping[str, str]
     ) -> dict[str, Column]:
         """As :class:`OnlineReader`."""
         columns: dict[str, Column] = {}
@@ -72,10 +74,11 @@ class TensorReader:
         return columns
 
     def _view(
-        self, name: str, join_key: str, keys: Sequence[Key], features: list[str], instant: datetime
+        self, name: str, join_key: str, keys: pa.Array, features: list[str], instant: datetime
     ) -> dict[str, Column]:
         view = self._registered(name)
-        rows = self._online.read_columns(self._store.config, view, {join_key: keys}, features)
+        asked = {join_key: keys.to_numpy() if pa.types.is_integer(keys.type) else keys}
+        rows = self._online.read_columns(self._store.config, view, asked, features)
         fresh, ages = rows.fresh(view.ttl, instant), rows.ages(instant)
         return {
             f"{name}__{feature}": Column(column.values, column.valid & fresh, ages)
@@ -98,10 +101,10 @@ class FeastReader:
         self._store, self._layout = store, layout
 
     def read(
-        self, join_key: str, keys: Sequence[Key], instant: datetime, views: Mapping[str, str]
+        self, join_key: str, keys: pa.Array, instant: datetime, views: Mapping[str, str]
     ) -> dict[str, Column]:
         """As :class:`OnlineReader`."""
-        answer = self._ask(join_key, keys) if keys else {}
+        answer = self._ask(join_key, keys.to_pylist()) if len(keys) else {}
         columns: dict[str, Column] = {}
         for spec in self._layout.embeddings:
             if spec.join_key == join_key:
@@ -117,7 +120,7 @@ class FeastReader:
                 columns[feature.column] = _fresh(numbers, present, ages, feature.ttl)
         return columns
 
-    def _ask(self, join_key: str, keys: Sequence[Key]) -> dict[str, Answer]:
+    def _ask(self, join_key: str, keys: list[int | str]) -> dict[str, Answer]:
         try:
             response = self._store.get_online_features(
                 features=self._layout.references(join_key),

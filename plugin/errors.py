@@ -68,6 +68,10 @@ class FetchError(ProvenderError, ValueError):
     """
 
 
+class FetchTimeoutError(FetchError):
+    """A request for features that was not answered in its time."""
+
+
 class SimulationError(ProvenderError):
     """A simulated world that can't be made."""
 
