@@ -126,6 +126,13 @@ class HotSnapshot:
             vectors[~present], event_us[~present] = 0.0, 0
         return HotRows(np.ascontiguousarray(vectors[:, :width]), present, event_us)
 
+    def chunks(self, rows: int = 16_384) -> Iterator[HotChunk]:
+        """Return everything, ascending by key, at most `rows` at a time; raises as `read` does."""
+        for start in range(0, self.rows, rows):
+            keys = self._keys[start : start + rows]
+            found = self.read(keys)
+            yield HotChunk(keys, found.event_us, found.vectors)
+
     def _find(self, wanted: Ints | pa.Array) -> tuple[Ints, Bools]:
         if isinstance(self._keys, np.ndarray):
             rows = np.empty(len(wanted), dtype=np.int64)

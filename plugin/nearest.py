@@ -142,7 +142,7 @@ class _Search:
 
     def __init__(self, query: Floats, k: int, metric: Metric) -> None:
         self._query, self._k, self._metric = query, k, metric
-        self._norm = float(np.sqrt(query @ query))
+        self._norm = float(np.sqrt((query * query).sum()))
         self._sound = _SMALLEST < self._norm < _LARGEST and metric != "l1"
         scale = self._norm if metric in ("cosine", "inner_product") and self._norm else 1.0
         #: (dim,) float32: what is multiplied; its length does not matter but to l2.
@@ -197,18 +197,29 @@ class _Search:
         return farthest - 1 if self._metric == "cosine" else farthest**2
 
     def _measure(self, vectors: Vectors) -> Floats:
-        """The distances in float64; each row is summed by itself, so equal rows are equal."""
-        rows, query = vectors.astype(np.float64), self._query
-        if self._metric == "l1":
-            return np.asarray(np.abs(rows - query).sum(axis=1))
-        if self._metric == "l2":
-            return np.asarray(np.sqrt(((rows - query) ** 2).sum(axis=1)))
-        products = (rows * query).sum(axis=1)
-        if self._metric == "inner_product":
-            return np.asarray(0.0 - products)
-        norms = np.sqrt((rows * rows).sum(axis=1)) * self._norm
-        cosines = np.divide(products, norms, out=np.zeros_like(products), where=norms != 0)
-        return np.asarray(1 - np.clip(cosines, -1, 1))
+        return distances(vectors, self._query, self._metric)
+
+
+def distances(vectors: Vectors, queries: Floats, metric: Metric) -> Floats:
+    """Return (m,) float64: how far each vector is from its query, as :class:`Neighbours` says.
+
+    Each row is summed by itself, so equal rows have equal distances, however many are asked for.
+
+    Args:
+        vectors: (m, dim) float32.
+        queries: (dim,) for all, or (m, dim), one for each.
+    """
+    rows = vectors.astype(np.float64)
+    if metric == "l1":
+        return np.asarray(np.abs(rows - queries).sum(axis=1))
+    if metric == "l2":
+        return np.asarray(np.sqrt(((rows - queries) ** 2).sum(axis=1)))
+    products = (rows * queries).sum(axis=1)
+    if metric == "inner_product":
+        return np.asarray(0.0 - products)
+    norms = np.sqrt((rows * rows).sum(axis=1)) * np.sqrt((queries * queries).sum(axis=-1))
+    cosines = np.divide(products, norms, out=np.zeros_like(products), where=norms != 0)
+    return np.asarray(1 - np.clip(cosines, -1, 1))
 
 
 def _by_rank_and_key(ranks: list[int], keys: list[Any]) -> list[int]:

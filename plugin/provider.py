@@ -12,7 +12,9 @@ from __future__ import annotations
 import atexit
 import warnings
 from collections.abc import Sequence
+from datetime import datetime
 from glob import has_magic
+from typing import Any
 
 import ibis  # type: ignore[import-untyped]
 from feast import Entity, FeatureView, FileSource, RepoConfig
@@ -21,6 +23,8 @@ from feast.data_source import DataSource
 from feast.infra.infra_object import Infra
 from feast.infra.passthrough_provider import PassthroughProvider
 from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
 
 from provender.plugin.embedding_view import (
     is_embedding_view,
@@ -31,6 +35,9 @@ from provender.plugin.embedding_view import (
 from provender.plugin.errors import ReleaseError, SpecError
 from provender.plugin.spec import EmbeddingSpec
 from provender.plugin.view_checks import check_declarations
+
+#: A row of a search: its time, its key, its values.
+Document = tuple[datetime | None, EntityKey | None, dict[str, Value] | None]
 
 # Ibis' call, which only Ibis can change, warned of at every view that `feast materialize` reads.
 warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)
@@ -101,6 +108,25 @@ class ProvenderProvider(PassthroughProvider):
             return
         super().validate_data_source(config, data_source)
 
+    def retrieve_online_documents_v2(
+        self, config: RepoConfig, table: FeatureView, *args: Any, **options: Any
+    ) -> list[Document]:
+        """The best rows, in such pairs of keys and values as Feast puts together rightly.
+
+        Feast 0.67 gives the keys in the order of these rows, but takes the j-th row's values for
+        those of the j-th smallest key (``_get_unique_entities_from_values``), so each pin would
+        stand beside another one's distance. Here the j-th row has those values.
+        """
+        found = super().retrieve_online_documents_v2(config, table, *args, **options)
+        keys = [_sortable(key) for _, key, _ in found if key is not None]
+        if len(keys) < len(found):
+            return list(found)
+        places = sorted(range(len(found)), key=lambda place: keys[place])
+        return [
+            (found[place][0], row[1], found[place][2])
+            for row, place in zip(found, places, strict=True)
+        ]
+
     def _check(self, views: Sequence[BaseFeatureView]) -> None:
         declared = [_named_spec(view) for view in views if is_embedding_view(view)]
         if declared:
@@ -114,6 +140,11 @@ def _close_duckdb() -> None:
     if ibis.options.default_backend is not None:
         ibis.options.default_backend.disconnect()
         ibis.options.default_backend = None
+
+
+def _sortable(key: EntityKey) -> tuple[Any, ...]:
+    """The values of an entity's key as Feast compares them."""
+    return tuple(getattr(value, value.WhichOneof("val")) for value in key.entity_values)
 
 
 def _sources(view: BaseFeatureView) -> list[DataSource]:
