@@ -13,6 +13,7 @@ from provender.consumers.online_fetch import OnlineFetcher
 from provender.consumers.ranker import Ranker
 from provender.consumers.ranking_request import Scored, score
 from provender.consumers.served_versions import Assignment, Wanted
+from provender.consumers.user_history import Action
 from provender.plugin.errors import ConfigError, VersionError
 from provender.plugin.online_store import ProvenderOnlineStore
 from provender.plugin.releases import Release
@@ -27,12 +28,15 @@ class Choice:
     assignment: Assignment
 
     def score(
-        self, user_id: int | str, pin_ids: Sequence[int | str], context: Mapping[str, Any] | None
+        self,
+        user_id: int | str,
+        pin_ids: Sequence[int | str],
+        context: Mapping[str, Any] | None,
+        history: Sequence[Action] = (),
     ) -> Scored:
         """Score the candidates of a request."""
-        return score(
-            self.fetcher, self.ranker, user_id, pin_ids, context, assignment=self.assignment
-        )
+        asked = user_id, pin_ids, context, history
+        return score(self.fetcher, self.ranker, *asked, assignment=self.assignment)
 
 
 class RankerChoice:

@@ -12,6 +12,7 @@ from torch import Tensor
 from provender.consumers.online_fetch import OnlineFetcher
 from provender.consumers.ranker import Ranker
 from provender.consumers.served_versions import Assignment
+from provender.consumers.user_history import Action
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,15 @@ def rank(
     user_id: int | str,
     pin_ids: Sequence[int | str],
     context: Mapping[str, Any] | None = None,
+    history: Sequence[Action] = (),
 ) -> Ranked:
     """Rank candidates for a user by the probability of a click.
 
     An unknown user or pin is scored by what is known of the rest; no candidates give an empty
-    answer; duplicates stay duplicates.
+    answer; duplicates stay duplicates. What the user did is taken as :meth:`OnlineFetcher.fetch`
+    takes it.
     """
-    return in_order(score(fetcher, ranker, user_id, pin_ids, context), pin_ids)
+    return in_order(score(fetcher, ranker, user_id, pin_ids, context, history), pin_ids)
 
 
 def score(
@@ -73,12 +76,13 @@ def score(
     user_id: int | str,
     pin_ids: Sequence[int | str],
     context: Mapping[str, Any] | None = None,
+    history: Sequence[Action] = (),
     *,
     assignment: Assignment | None = None,
 ) -> Scored:
     """Score candidates without sorting them; of what is live, or as assigned."""
     started = time.perf_counter()
-    batch = fetcher.fetch(user_id, pin_ids, context or {}, assignment=assignment)
+    batch = fetcher.fetch(user_id, pin_ids, context, history, assignment=assignment)
     fetched = time.perf_counter()
     clicks = ranker.score(batch).click
     return Scored(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from feast import FeatureStore
 
@@ -22,11 +22,16 @@ from provender.consumers.ranker_choice import Choice, RankerChoice
 from provender.consumers.ranking_request import Ranked, Scored, in_order
 from provender.consumers.served_versions import Wanted
 from provender.consumers.shadow import ShadowLog
+from provender.consumers.user_history import Action
 from provender.plugin.errors import ConfigError
 from provender.plugin.releases import Release, Releases, ReleaseWatch, part_of
 
 _log = logging.getLogger(__name__)
 States = Mapping[str, Release]
+#: A user, candidates, context, and what the user did.
+Request: TypeAlias = tuple[
+    int | str, Sequence[int | str], Mapping[str, Any] | None, Sequence[Action]
+]
 #: A key's place in the shadow's share has nothing to do with its place in a canary's.
 _SHADOW = "shadow"
 
@@ -87,6 +92,7 @@ class ReleasedRanking:
         pin_ids: Sequence[int | str],
         context: Mapping[str, Any] | None = None,
         request_key: object = None,
+        history: Sequence[Action] = (),
     ) -> Ranked:
         """Rank candidates for a user by the probability of a click.
 
@@ -96,6 +102,8 @@ class ReleasedRanking:
             context: as :meth:`OnlineFetcher.fetch` takes it.
             request_key: what a canary's share and the shadow's go by: the same key is served by
                 the same version; the user by default.
+            history: what the user did, as :meth:`OnlineFetcher.fetch` takes it; rankers that look
+                at none leave it out.
 
         Raises:
             VersionError: what is live is what no ranker here may read.
@@ -103,10 +111,11 @@ class ReleasedRanking:
         """
         states = self._watch.states()
         key = user_id if request_key is None else request_key
+        request = user_id, pin_ids, context, history
         canary = self._moved(states, {f: each.version_for(key) for f, each in states.items()})
-        scored = (canary or self._live(states)).score(user_id, pin_ids, context)
+        scored = (canary or self._live(states)).score(*request)
         if canary is None and self._shadow_share and part_of(_SHADOW, key) < self._shadow_share:
-            self._follow(states, scored, user_id, pin_ids, context)
+            self._follow(states, scored, request)
         return in_order(scored, pin_ids)
 
     def _live(self, states: States) -> Choice:
@@ -133,20 +142,13 @@ class ReleasedRanking:
             self._choices[settled] = self._rankers.of(wanted, states)
         return self._choices[settled]
 
-    def _follow(
-        self,
-        states: States,
-        live: Scored,
-        user_id: int | str,
-        pin_ids: Sequence[int | str],
-        context: Mapping[str, Any] | None,
-    ) -> None:
+    def _follow(self, states: States, live: Scored, request: Request) -> None:
         """Let the candidate score a request that was answered without it."""
         try:
             wanted = {f: each.candidate or each.live for f, each in states.items()}
             choice = self._moved(states, wanted)
             if choice is not None:
-                self.shadow.add(live, choice.score(user_id, pin_ids, context))
+                self.shadow.add(live, choice.score(*request))
         except Exception as error:  # Whatever it is, the request has its answer.
             self.shadow.failed(error)
 
