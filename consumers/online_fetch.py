@@ -64,7 +64,7 @@ class OnlineFetcher:
         watch: sees the releases; fetchers that share one see the same at any time. Its own, read
             once a second, by default.
         online: an open online store of provender's; fetchers may share its connections.
-        history: what is seen of the past; what the ranker's head looks at by default.
+        history: what is seen of the past; what the ranker looks at by default.
         timeout_seconds: for how long a fetch waits for its read; without limit by default.
         fallback: of a read that is late, or of an online store that can't be reached: "error"
             raises, "missing" answers as if every feature were missing, of no version.
@@ -272,8 +272,7 @@ class OnlineFetcher:
 
 
 def _looked_at(ranker: Ranker | None) -> HistorySpec | None:
-    spec = getattr(getattr(ranker, "head", None), "history", None)
-    return spec if isinstance(spec, HistorySpec) else None
+    return None if ranker is None else ranker.config.history
 
 
 def _positive(seconds: float | None) -> float | None:
