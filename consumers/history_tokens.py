@@ -102,12 +102,14 @@ class HistoryAttention(nn.Module):
     def _asked_of_items(self, query: Tensor) -> Tensor:
         """Take queries (B, H, d / H) through the keys' weights: what asks items, (B, H, d)."""
         weight = self.key.weight.unflatten(0, self.split)  # (H, d / H, d)
-        return (query.transpose(0, 1) @ weight).transpose(0, 1)
+        asking: Tensor = (query.transpose(0, 1) @ weight).transpose(0, 1)
+        return asking
 
     def _values(self, mixed: Tensor) -> Tensor:
         """Take what each head mixed of items, (B, H, d), through the values' weights: (B, d)."""
         weight = self.value.weight.unflatten(0, self.split)  # (H, d / H, d)
-        return (mixed.transpose(0, 1) @ weight.transpose(1, 2)).transpose(0, 1).flatten(1)
+        values: Tensor = mixed.transpose(0, 1) @ weight.transpose(1, 2)
+        return values.transpose(0, 1).flatten(1)
 
     def memory(self, age_seconds: Tensor) -> Tensor:
         """How much actions of an age (B, L) count in a mean that forgets, at a learned rate."""
