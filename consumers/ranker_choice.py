@@ -9,6 +9,7 @@ from typing import Any
 
 from feast import FeatureStore
 
+from provender.consumers.fetch_metrics import FetchMetrics
 from provender.consumers.online_fetch import OnlineFetcher
 from provender.consumers.ranker import Ranker
 from provender.consumers.ranking_request import Scored, score
@@ -48,6 +49,7 @@ class RankerChoice:
             embeddings is never chosen by a release.
         online: the open online store, whose connections they share.
         now: the time of all requests, for a replay; each request's own time by default.
+        metrics: where fetches are counted; nowhere by default.
 
     Raises:
         ConfigError: no ranker reads embeddings.
@@ -61,6 +63,7 @@ class RankerChoice:
         online: ProvenderOnlineStore,
         *,
         now: datetime | None = None,
+        metrics: FetchMetrics | None = None,
     ) -> None:
         reading = [ranker for ranker in rankers if ranker.layout.embeddings]
         if not reading:
@@ -70,8 +73,9 @@ class RankerChoice:
                 expected="at least one that does",
                 remedy="Train it on a service with embedding views: `provender rank`.",
             )
+        how: dict[str, Any] = {"now": now, "online": online, "metrics": metrics}
         self._served = [
-            (OnlineFetcher(store, each.layout.service, ranker=each, now=now, online=online), each)
+            (OnlineFetcher(store, each.layout.service, ranker=each, **how), each)
             for each in reading
         ]
 

@@ -24,6 +24,7 @@ class Scored:
         missing: view -> candidates without a vector.
         versions: family -> the version that was read.
         fetch_seconds, score_seconds: how long the two parts took.
+        run_id: of the ranker; None of one without a stamp.
     """
 
     clicks: Tensor
@@ -31,6 +32,7 @@ class Scored:
     versions: dict[str, int]
     fetch_seconds: float
     score_seconds: float
+    run_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Ranked:
         missing: view -> candidates without a vector.
         fetch_seconds, score_seconds: how long the two parts took.
         versions: family -> the version that was read; one for all vectors of the answer.
+        run_id: of the ranker; None of one without a stamp.
     """
 
     pins: list[int | str]
@@ -51,6 +54,7 @@ class Ranked:
     fetch_seconds: float
     score_seconds: float
     versions: dict[str, int] = field(default_factory=dict)
+    run_id: str | None = None
 
 
 def rank(
@@ -91,6 +95,7 @@ def score(
         versions=batch.versions,
         fetch_seconds=fetched - started,
         score_seconds=time.perf_counter() - fetched,
+        run_id=ranker.stamp.run_id if ranker.stamp else None,
     )
 
 
@@ -107,4 +112,5 @@ def in_order(scored: Scored, pin_ids: Sequence[int | str]) -> Ranked:
         fetch_seconds=scored.fetch_seconds,
         score_seconds=scored.score_seconds + time.perf_counter() - started,
         versions=scored.versions,
+        run_id=scored.run_id,
     )

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 from feast import FeatureStore
 
+from provender.consumers.fetch_metrics import FetchMetrics
 from provender.consumers.ranker import Ranker
 from provender.consumers.ranker_choice import Choice, RankerChoice
 from provender.consumers.ranking_request import Ranked, Scored, in_order
@@ -55,6 +56,7 @@ class ReleasedRanking:
             the candidate scores as well, into `shadow`. It is done within the request, before the
             answer is given, so these take twice as long; what goes wrong in it is counted and
             harms no answer.
+        metrics: where fetches are counted; nowhere by default.
 
     Raises:
         ConfigError: another online store, no ranker that reads embeddings, or a share that is none.
@@ -69,6 +71,7 @@ class ReleasedRanking:
         seconds: float = 1.0,
         now: datetime | None = None,
         shadow_share: float = 0.0,
+        metrics: FetchMetrics | None = None,
     ) -> None:
         if not 0 <= shadow_share <= 1:
             raise ConfigError(
@@ -77,9 +80,9 @@ class ReleasedRanking:
                 expected="a share of the requests, from 0 to 1",
                 remedy="Correct it.",
             )
-        releases = Releases.of(store)
+        releases = self._releases = Releases.of(store)
         self._watch = ReleaseWatch(releases, seconds)
-        self._rankers = RankerChoice(store, rankers, releases.online, now=now)
+        self._rankers = RankerChoice(store, rankers, releases.online, now=now, metrics=metrics)
         self._families = self._rankers.families
         self._choices: dict[tuple[Any, ...], Choice | None] = {}
         self._warned: set[tuple[str, int | None]] = set()
@@ -117,6 +120,17 @@ class ReleasedRanking:
         if canary is None and self._shadow_share and part_of(_SHADOW, key) < self._shadow_share:
             self._follow(states, scored, request)
         return in_order(scored, pin_ids)
+
+    def ready(self) -> tuple[dict[str, int], str | None]:
+        """Return the versions that are live now, and the run id of the ranker that answers.
+
+        Raises:
+            VersionError: what is live is what no ranker here may read.
+            OnlineStoreError: the online store can't be reached.
+        """
+        choice = self._live(self._releases.states())
+        stamp = choice.ranker.stamp
+        return dict(choice.assignment.versions), None if stamp is None else stamp.run_id
 
     def _live(self, states: States) -> Choice:
         wanted = {family: each.live for family, each in states.items()}
