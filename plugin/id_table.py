@@ -88,7 +88,7 @@ class IdTable:
     def hashed(cls, buckets: int, dim: int, seed: int) -> IdTable:
         """One of so many rows, each for all keys whose hash says so."""
         rows = np.arange(buckets, dtype=np.int64)
-        return cls(_small(_hashes(pa.array(rows)), dim, seed), torch.zeros(buckets))
+        return cls(small_rows(hashes_of(pa.array(rows)), dim, seed), torch.zeros(buckets))
 
     @property
     def dim(self) -> int:
@@ -106,7 +106,7 @@ class IdTable:
         """The rows of keys, int64 (n,): -1 for null, and for one that an exact table has not."""
         if self.keys is None:
             known = np.array(keys.is_valid())
-            hashed = _hashes(keys.drop_null()) % np.uint64(len(self))
+            hashed = hashes_of(keys.drop_null()) % np.uint64(len(self))
             rows = np.full(len(keys), -1, np.int64)
             rows[known] = hashed.astype(np.int64)
             return torch.from_numpy(rows)
@@ -132,7 +132,7 @@ class IdTable:
             return self
         self._check_type(keys)
         new = pc.filter(keys, pc.invert(pc.is_in(keys, value_set=self.keys))).unique().drop_null()
-        values = _small(_hashes(new), self.dim, seed)
+        values = small_rows(hashes_of(new), self.dim, seed)
         scale = self.start_scale
         if start is not None and len(start.keys):
             self._check_start(start)
@@ -216,13 +216,13 @@ class IdTable:
             )
 
 
-def _hashes(keys: pa.Array[Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+def hashes_of(keys: pa.Array[Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
     """A hash of 64 bits each (n,), the same everywhere and always."""
     found = keys.to_numpy(zero_copy_only=False)
     return pd.util.hash_array(found, categorize=False)
 
 
-def _small(hashes: np.ndarray[Any, np.dtype[np.uint64]], dim: int, seed: int) -> Tensor:
+def small_rows(hashes: np.ndarray[Any, np.dtype[np.uint64]], dim: int, seed: int) -> Tensor:
     """Small numbers (n, dim), by seed and hash alone."""
     drawn = walker_keys(seed, torch.from_numpy(hashes.view(np.int64)), torch.arange(dim))
     return drawn.float() * (_SMALL / 2**31)

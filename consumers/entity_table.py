@@ -1,0 +1,253 @@
+"""A learned row an entity, trained with the ranker: a step costs what its rows cost, not the table.
+
+    table = EntityTable.from_view(store, "pin_transra_v1", as_of=start, keys=pins)
+    rows = table(table.rows_of(batch.keys["pin_id"]))  # (B, d), with a gradient in training
+    loss.backward()
+    table.step()
+
+Legend of shapes: N exact rows, H hashed ones behind them, d the length of a row, U rows that a step
+goes through, each once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from feast import FeatureStore
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from provender.plugin.errors import ConfigError
+from provender.plugin.history import MISSING
+from provender.plugin.id_table import hashes_of, small_rows
+from provender.plugin.instants import instant
+from provender.plugin.key_index import normalized
+from provender.plugin.row_adagrad import adagrad_rows
+from provender.plugin.view_lookup import open_lookup
+
+#: Keys without an exact row share so many.
+BUCKETS = 1024
+
+
+class RowTraining(BaseModel):
+    """How rows of a table learn: at their own rate, and not from the first step on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rate: float = Field(0.02, gt=0, description="of row-wise Adagrad")
+    freeze_steps: int = Field(0, ge=0, description="steps in which rows stay as they are")
+    warmup_steps: int = Field(0, ge=0, description="steps after these in which the rate grows")
+
+    def rate_at(self, step: int) -> float:
+        """The rate of a step, counted from 0."""
+        since = step - self.freeze_steps
+        if since < 0:
+            return 0.0
+        return self.rate * min(1.0, (since + 1) / (self.warmup_steps + 1))
+
+
+@dataclass(frozen=True, eq=False)
+class _Leaf:
+    """Rows (U,) that a forward pass has gone through, and their values, which get the gradient."""
+
+    numbers: Tensor
+    values: Tensor
+
+
+class EntityTable(nn.Module):
+    """Rows by key; unknown keys share hashed rows. No dense optimiser ever sees it.
+
+    Args:
+        keys: (N,) int64 or string, each once.
+        values: float32 (N + H, d), the hashed rows last.
+        training: how rows learn.
+
+    Attributes:
+        keys: ascending.
+        values: float32 (N + H, d), in the order of the keys.
+        squares: float32 (N + H,), the sums of Adagrad.
+        steps: int64 (), steps taken so far.
+
+    Raises:
+        ConfigError: a key that is null or stands twice, or fewer values than keys.
+    """
+
+    values: Tensor
+    squares: Tensor
+    steps: Tensor
+
+    def __init__(self, keys: pa.Array, values: Tensor, training: RowTraining | None = None) -> None:
+        super().__init__()
+        given = normalized(keys)
+        _check(given, values)
+        order = pc.sort_indices(given)
+        places = torch.from_numpy(order.to_numpy().astype(np.int64))
+        self.keys = given.take(order)
+        self.row_training = training or RowTraining()
+        self.register_buffer("values", torch.cat([values[places], values[len(given) :]]))
+        self.register_buffer("squares", torch.zeros(len(values)))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self._leaves: list[_Leaf] = []
+
+    @classmethod
+    def from_nothing(
+        cls,
+        keys: pa.Array,
+        dim: int,
+        *,
+        seed: int,
+        buckets: int = BUCKETS,
+        training: RowTraining | None = None,
+    ) -> EntityTable:
+        """One whose rows are small numbers, by seed and key alone."""
+        known = normalized(keys)
+        shared = pa.array(np.arange(buckets, dtype=np.int64))
+        values = torch.cat(
+            [small_rows(hashes_of(known), dim, seed), small_rows(hashes_of(shared), dim, ~seed)]
+        )
+        return cls(known, values, training)
+
+    @classmethod
+    def from_view(
+        cls,
+        store: FeatureStore,
+        view: str,
+        as_of: datetime,
+        keys: pa.Array,
+        *,
+        seed: int,
+        buckets: int = BUCKETS,
+        training: RowTraining | None = None,
+        backfills: bool = False,
+    ) -> EntityTable:
+        """One whose rows begin as a view's vectors at a time, as its point-in-time join gives them.
+
+        They are scaled together to a mean square of 1, so that tables of all views learn alike.
+        Keys without a vector begin as in :meth:`from_nothing`.
+
+        Args:
+            as_of: nothing that was known later counts; that of the first row to be learned from.
+            keys: the entities, each once.
+            backfills: whether vectors count that were written later, as in `training_join`.
+
+        Raises:
+            ConfigError: no such embedding view, or keys of another type.
+        """
+        known = normalized(keys).take(pc.sort_indices(normalized(keys)))
+        lookup = open_lookup(store, view, known, backfills=backfills)
+        numbers = np.arange(len(known), dtype=np.int64)
+        found = lookup.find(numbers, np.full(len(known), instant(as_of)))
+        table = cls.from_nothing(
+            known, lookup.spec.dim, seed=seed, buckets=buckets, training=training
+        )
+        there = found != MISSING
+        vectors = torch.from_numpy(lookup.take(found[there]))
+        size = vectors.double().square().mean().sqrt() if len(vectors) else torch.ones(())
+        table.values[torch.from_numpy(numbers[there])] = vectors / size.clamp(min=1e-12).float()
+        return table
+
+    @property
+    def dim(self) -> int:
+        """The length of a row."""
+        return self.values.shape[1]
+
+    @property
+    def buckets(self) -> int:
+        """H, how many rows the unknown keys share."""
+        return len(self.values) - len(self.keys)
+
+    def rows_of(self, keys: pa.Array) -> Tensor:
+        """The rows of keys, int64 (n,): a hashed one for a key it has not, -1 for null.
+
+        Without hashed rows an unknown key is -1 as well. Raises ConfigError for keys of another
+        type.
+        """
+        wanted = normalized(keys)
+        if wanted.null_count == len(wanted):
+            return torch.full((len(wanted),), -1)
+        self._check_type(wanted)
+        filled = wanted.fill_null(wanted.drop_null()[0])
+        rows = self._hashed(filled)
+        if len(self.keys):
+            places = pc.search_sorted(self.keys, filled).to_numpy().astype(np.int64)
+            places = np.minimum(places, len(self.keys) - 1)
+            same = pc.equal(self.keys.take(pa.array(places)), filled)
+            rows = np.where(same.to_numpy(zero_copy_only=False), places, rows)
+        present = wanted.is_valid().to_numpy(zero_copy_only=False)
+        return torch.from_numpy(np.where(present, rows, -1))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """The rows (..., d) of numbers int64 (...), zeros for -1; in training with a gradient."""
+        if not (self.training and torch.is_grad_enabled()):
+            return self._shown(self.values, rows)
+        numbers, place = rows.unique(return_inverse=True)
+        held = self.values.index_select(0, numbers.clamp(min=0)).requires_grad_()
+        self._leaves.append(_Leaf(numbers, held))
+        return torch.where((rows >= 0)[..., None], held[place], 0.0)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Row-wise Adagrad on the rows of all forward passes since the last step."""
+        used = [leaf for leaf in self._leaves if leaf.values.grad is not None]
+        self._leaves.clear()
+        rate = self.row_training.rate_at(int(self.steps))
+        self.steps += 1
+        if not used or not rate:
+            return
+        numbers, gradient = _summed(used)
+        adagrad_rows(self.values, self.squares, numbers, gradient, rate=rate)
+
+    def _shown(self, values: Tensor, rows: Tensor) -> Tensor:
+        shown = (
+            values[rows.clamp(min=0)] if len(values) else values.new_zeros(*rows.shape, self.dim)
+        )
+        return torch.where((rows >= 0)[..., None], shown, 0.0)
+
+    def _hashed(self, keys: pa.Array) -> np.ndarray:
+        if not self.buckets:
+            return np.full(len(keys), -1, np.int64)
+        places = (hashes_of(keys) % np.uint64(self.buckets)).astype(np.int64)
+        return np.asarray(places + len(self.keys))
+
+    def _check_type(self, keys: pa.Array) -> None:
+        if len(self.keys) and keys.type != self.keys.type:
+            raise ConfigError(
+                "keys of an ID table",
+                found=str(keys.type),
+                expected=f"{self.keys.type}, as the table has them",
+                remedy="Convert them, or declare the entity's type as it is.",
+            )
+
+
+def _summed(leaves: Sequence[_Leaf]) -> tuple[Tensor, Tensor]:
+    """The rows of some passes, each once, and the sums (U, d) of their gradients."""
+    gradients = [leaf.values.grad for leaf in leaves if leaf.values.grad is not None]
+    numbers = torch.cat([leaf.numbers for leaf in leaves])
+    gradient = torch.cat(gradients)
+    known = numbers >= 0
+    distinct, place = numbers[known].unique(return_inverse=True)
+    summed = gradient.new_zeros(len(distinct), gradient.shape[1])
+    return distinct, summed.index_add_(0, place, gradient[known])
+
+
+def _check(keys: pa.Array, values: Tensor) -> None:
+    found = None
+    if keys.null_count:
+        found = f"{keys.null_count} null keys"
+    elif len(keys.unique()) < len(keys):
+        found = f"{len(keys) - len(keys.unique())} keys that stand there before"
+    elif values.ndim != 2 or len(values) < len(keys):
+        found = f"values of shape {tuple(values.shape)} for {len(keys)} keys"
+    if found is not None:
+        raise ConfigError(
+            "ID table",
+            found=found,
+            expected="each key once, and a row for each",
+            remedy="Give distinct keys: `keys.unique()`.",
+        )
