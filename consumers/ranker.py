@@ -14,8 +14,9 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
@@ -24,15 +25,14 @@ from torch import Tensor, nn
 
 from provender.consumers.attention_head import AttentionHead
 from provender.consumers.calibration import Calibrations
-
-if TYPE_CHECKING:
-    from provender.consumers.entity_table import EntityTable
+from provender.consumers.entity_table import EntityTable, RowTraining
 from provender.consumers.facet_tokens import TableSpec
 from provender.consumers.features import FeatureLayout, RankerBatch
 from provender.consumers.preprocessing import Preprocessing
 from provender.consumers.ranker_config import TASKS, RankerConfig, TableConfig
 from provender.consumers.ranker_loss import entire_space_loss
 from provender.consumers.ranking_task import PIN
+from provender.consumers.table_tensors import is_key, key_tensors, table_of
 from provender.consumers.vector_inputs import VectorInputs
 from provender.plugin.errors import CheckpointError, ConfigError, FetchError
 from provender.plugin.files import write_whole
@@ -307,6 +307,7 @@ class _Card(BaseModel):
     layout: FeatureLayout
     preprocessing: Preprocessing
     calibration: Calibrations = {}
+    tables: dict[str, RowTraining] = {}
 
 
 def save_ranker(path: Path, ranker: Ranker) -> None:
@@ -317,8 +318,11 @@ def save_ranker(path: Path, ranker: Ranker) -> None:
         layout=ranker.layout,
         preprocessing=ranker.preprocessing,
         calibration=ranker.calibration,
+        tables={name: ranker.table(name).row_training for name in ranker.tables},
     )
     weights = {name: tensor.contiguous() for name, tensor in ranker.state_dict().items()}
+    for name in ranker.tables:
+        weights |= key_tensors(f"tables.{name}.", ranker.table(name).keys)
     told = card.model_dump_json()
     stamp = {} if ranker.stamp is None else {STAMP: ranker.stamp.model_dump_json()}
     checksum = _checksum(told + stamp.get(STAMP, ""), weights)
@@ -330,7 +334,7 @@ def _checksum(told: str, weights: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(told.encode())
     for name in sorted(weights):
         digest.update(f"{name} {tuple(weights[name].shape)} {weights[name].dtype}".encode())
-        digest.update(weights[name].numpy().data)
+        digest.update(weights[name].numpy().reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -350,8 +354,9 @@ def load_ranker(path: Path) -> Ranker:
         card = _Card.model_validate_json(told)
         if card.format < _FORMAT and card.config.query is not None:
             raise ValueError("an attention head of an older kind, which is no more")
-        ranker = Ranker(card.config, card.layout, card.preprocessing)
-        ranker.load_state_dict(weights)
+        tables = {name: table_of(name, weights, how) for name, how in card.tables.items()}
+        ranker = Ranker(card.config, card.layout, card.preprocessing, tables)
+        ranker.load_state_dict({n: tensor for n, tensor in weights.items() if not is_key(n)})
         ranker.calibration = card.calibration
         ranker.stamp = RankerStamp.model_validate_json(stamp) if stamp else None
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from provender.consumers.calibration import Method
+from provender.consumers.entity_table import EntityTable
 from provender.consumers.features import RankerBatch
 from provender.consumers.history_tokens import compact
 from provender.consumers.metrics import Interval, TaskMetrics, paired_interval
@@ -25,9 +25,6 @@ from provender.consumers.ranker_evaluation import calibrations, evaluate_ranker,
 from provender.consumers.stamping import stamp_of
 from provender.consumers.training_join import TrainingSet
 from provender.plugin.errors import TrainingError
-
-if TYPE_CHECKING:
-    from provender.consumers.entity_table import EntityTable
 
 __all__ = [
     "Comparison",
