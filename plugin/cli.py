@@ -35,11 +35,15 @@ COMMANDS = {
     ),
     "evaluate": Command("provender.producers.commands:evaluate", "Predict the days that followed."),
     "rank": Command("provender.consumers.commands:rank", "Train rankers without and with vectors."),
+    "study": Command("provender.consumers.study.command:study", "Compare uses of embeddings."),
     "request": Command("provender.consumers.commands:request", "Answer one ranking request."),
     "explain": Command(
         "provender.consumers.explain_command:explain_request", "Say what carried a score."
     ),
-    "retrieve": Command("provender.consumers.retrieve_command:retrieve", "Find users' nearest pins."),
+    "retrieve": Command(
+        "provender.consumers.retrieve_command:retrieve", "Find users' nearest pins."
+    ),
+    "serve": Command("provender.consumers.serve_command:serve", "Rank over HTTP, as released."),
     "release": Command("provender.plugin.release_commands:release", "Say which version serves."),
     "shadow": Command("provender.consumers.shadow_command:shadow", "Compare live and candidate."),
     "lineage": Command("provender.plugin.lineage_command:lineage", "Show where vectors come from."),

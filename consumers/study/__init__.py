@@ -1,0 +1,1 @@
+"""What embeddings are worth to a ranker, and by which way of using them."""
