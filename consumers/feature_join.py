@@ -45,6 +45,13 @@ class FeatureJoin:
     layout: FeatureLayout
     backfills: bool = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process opens the store anew: one that is open holds locks and connections."""
+        return {**self.__dict__, "store": self.store.config}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({**state, "store": FeatureStore(config=state["store"])})
+
     @property
     def streams(self) -> bool:
         """Whether the store gives rows back in order and in parts."""
@@ -192,7 +199,7 @@ def _floats(array: pa.Array, spec: EmbeddingSpec) -> npt.NDArray[np.float32]:
             expected=f"{spec.dim} floats each",
             remedy="Write the snapshots again, or declare a new version with their dim.",
         )
-    flat = array.flatten().to_numpy(zero_copy_only=False)
+    flat: npt.NDArray[np.floating] = array.flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(-1, spec.dim).astype(np.float32, copy=False)
 
 

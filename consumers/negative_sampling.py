@@ -89,7 +89,8 @@ class NegativeSampling:
     def _uniform(self, ids: pa.ChunkedArray) -> NDArray[np.float64]:
         """A number in [0, 1) for each id."""
         hashes = _mixed(_hashes(ids) ^ np.uint64(mix64(mix64(self.seed) ^ _SALT)))
-        return (hashes >> np.uint64(11)) * 2.0**-53
+        numbers: NDArray[np.float64] = (hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        return numbers
 
 
 def corrected(probability: Probabilities, share: float) -> Probabilities:
@@ -116,7 +117,8 @@ def _known(labels: pa.ChunkedArray, counts: pa.Array) -> pa.ChunkedArray:
 def _hashes(ids: pa.ChunkedArray) -> Hashes:
     """64 bits of each id: of an integer itself, of anything else BLAKE2 of its text."""
     if pa.types.is_integer(ids.type):
-        return ids.cast(pa.int64()).to_numpy().astype(np.int64).view(np.uint64)
+        hashes: Hashes = ids.cast(pa.int64()).to_numpy().astype(np.int64).view(np.uint64)
+        return hashes
     texts = ids.cast(pa.string()).to_pylist()
     digests = b"".join(hashlib.blake2b(str(t).encode(), digest_size=8).digest() for t in texts)
     return np.frombuffer(digests, "<u8").astype(np.uint64)

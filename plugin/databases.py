@@ -32,24 +32,40 @@ def stream_query(thing: str, url: str, query: str, folder: Path) -> str:
     Raises SourceError: no such driver, no connection, a query that fails, no rows. Passwords are
     never shown.
     """
-    address = _address(thing, url)
+    engine = _engine(thing, url)
+    try:
+        return stream_engine(thing, engine, query, folder)
+    finally:
+        engine.dispose()
+
+
+def stream_engine(
+    thing: str, engine: sqlalchemy.Engine, query: str | sqlalchemy.Executable, folder: Path
+) -> str:
+    """As :func:`stream_query`, through an engine that is left open; also SQLAlchemy's selects."""
     folder.mkdir(parents=True, exist_ok=True)
     seen: set[str] = set()
+    with _database_errors(thing, engine.url), engine.connect() as connection:
+        # no_parameters: a % in the query is the user's own, not a placeholder
+        plain = isinstance(query, str)
+        streamed = connection.execution_options(yield_per=BATCH_ROWS, no_parameters=plain)
+        result: sqlalchemy.CursorResult[Any] | sqlalchemy.Result[Any]
+        if isinstance(query, str):
+            result = streamed.exec_driver_sql(query)
+        else:
+            result = streamed.execute(query)
+        names = _names(thing, list(result.keys()))
+        for part, rows in enumerate(result.partitions(BATCH_ROWS)):
+            table = _as_table(names, rows)
+            pq.write_table(table, folder / f"part-{part:06d}.parquet")
+            seen.update(table.column_names)
+    return _select(thing, engine.url, folder, names, seen)
+
+
+def _engine(thing: str, url: str) -> sqlalchemy.Engine:
+    address = _address(thing, url)
     with _database_errors(thing, address):
-        engine = sqlalchemy.create_engine(address)
-        try:
-            with engine.connect() as connection:
-                # no_parameters: a % in the query is the user's own, not a placeholder
-                streamed = connection.execution_options(yield_per=BATCH_ROWS, no_parameters=True)
-                result = streamed.exec_driver_sql(query)
-                names = _names(thing, list(result.keys()))
-                for part, rows in enumerate(result.partitions(BATCH_ROWS)):
-                    table = _as_table(names, rows)
-                    pq.write_table(table, folder / f"part-{part:06d}.parquet")
-                    seen.update(table.column_names)
-        finally:
-            engine.dispose()
-    return _select(thing, address, folder, names, seen)
+        return sqlalchemy.create_engine(address)
 
 
 def _select(thing: str, address: URL, folder: Path, names: list[str], seen: set[str]) -> str:
