@@ -52,6 +52,7 @@ class FacetTokens(nn.Module):
         super().__init__()
         spaces = list(dict.fromkeys((spec.space, spec.dim) for spec in specs))
         self.views = tuple(spec.view_name for spec in specs)
+        self.dims = {spec.view_name: spec.dim for spec in specs}
         self.space_of = [spaces.index((spec.space, spec.dim)) for spec in specs]
         self.projections = nn.ModuleList(nn.Linear(dim, width) for _, dim in spaces)
         self.register_buffer("scales", torch.ones(len(spaces)))
