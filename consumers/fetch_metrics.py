@@ -5,19 +5,25 @@
     metrics.exposition()        # the text that a /metrics end point gives
 
 Keys are counted as they are read, each once a read: a user once, however many candidates it has.
+
+What is counted is given to prometheus-client when it asks. Its own counters are not used: they take
+values one by one, and Feast sets PROMETHEUS_MULTIPROCESS_DIR when it is imported, with which those
+of all registries of a process are one, and kept in files.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
+    from prometheus_client.core import Metric
 
     from provender.consumers.features import Column
 
@@ -29,7 +35,7 @@ AGES = (60.0, _HOUR, 6 * _HOUR, 12 * _HOUR, *(days * _DAY for days in (1, 2, 3, 
 
 
 class FetchMetrics:
-    """Counters and histograms of any number of fetchers, from any number of threads.
+    """Counters and histograms of any number of fetchers, from any thread of this process.
 
     ======================================  ====================================================
     provender_fetch_seconds                 histogram by service, of whole fetches
@@ -50,47 +56,52 @@ class FetchMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Histogram
+        from prometheus_client import CollectorRegistry
 
+        self._lock = threading.Lock()
+        service, view = ("service",), ("service", "view")
+        self._seconds = _Histogram("seconds", "Whole fetches", service, LATENCIES)
+        self._ages = _Histogram("age_seconds", "Ages of the values that count", view, AGES)
+        self._requests = _Counter("requests", "Requests answered", service)
+        self._keys = _Counter("keys", "Keys looked up", view)
+        self._missing = _Counter("missing", "Keys without a value that counts", view)
+        self._timeouts = _Counter("timeouts", "Reads that were late", service)
+        self._fallbacks = _Counter("fallbacks", "Answers without features", (*service, "reason"))
+        self._versions = _Counter("versions", "Requests answered", (*service, "family", "version"))
         self.registry = CollectorRegistry() if registry is None else registry
-
-        def counter(name: str, told: str, *labels: str) -> Counter:
-            return Counter(f"provender_fetch_{name}", told, ("service", *labels), **given)
-
-        given: dict[str, Any] = {"registry": self.registry}
-        self._seconds = Histogram(
-            "provender_fetch_seconds", "Whole fetches", ("service",), buckets=LATENCIES, **given
-        )
-        self._requests = counter("requests", "Requests answered")
-        self._timeouts = counter("timeouts", "Reads that were late")
-        self._fallbacks = counter("fallbacks", "Answers without features", "reason")
-        self._versions = counter("versions", "Requests answered", "family", "version")
-        self._views = _ViewCounts()
-        self.registry.register(self._views)
-        self._known: dict[tuple[str, ...], Any] = {}  # Finding a label's child takes most of it.
+        self.registry.register(self)
 
     def fetched(
         self, service: str, requests: int, seconds: float, versions: Mapping[str, int]
     ) -> None:
         """Note a fetch of some requests, and what was read for them."""
-        self._child(self._seconds, service).observe(seconds)
-        self._child(self._requests, service).inc(requests)
-        for family, version in versions.items():
-            self._child(self._versions, service, family, str(version)).inc(requests)
+        with self._lock:
+            self._seconds.add((service,), np.array([seconds]))
+            self._requests.add((service,), requests)
+            for family, version in versions.items():
+                self._versions.add((service, family, str(version)), requests)
 
     def read(self, service: str, columns: Mapping[str, Column]) -> None:
         """Note what one read found: view -> one of its columns, a row a key."""
-        for view, column in columns.items():
-            ages = None if column.age_seconds is None else column.age_seconds[column.present]
-            self._views.add((service, view), len(column.present), column.present, ages)
+        with self._lock:
+            for view, column in columns.items():
+                keys, found = len(column.present), int(np.count_nonzero(column.present))
+                self._keys.add((service, view), keys)
+                self._missing.add((service, view), keys - found)
+                if column.age_seconds is not None:
+                    ages = column.age_seconds
+                    known = ages if found == keys else ages[column.present]
+                    self._ages.add((service, view), known)
 
     def timed_out(self, service: str) -> None:
         """Note a read that was late."""
-        self._child(self._timeouts, service).inc()
+        with self._lock:
+            self._timeouts.add((service,), 1)
 
     def fell_back(self, service: str, reason: str, requests: int) -> None:
         """Note requests that were answered without features."""
-        self._child(self._fallbacks, service, reason).inc(requests)
+        with self._lock:
+            self._fallbacks.add((service, reason), requests)
 
     def exposition(self) -> bytes:
         """Return everything in the registry in Prometheus' text format."""
@@ -98,61 +109,56 @@ class FetchMetrics:
 
         return generate_latest(self.registry)
 
-    def _child(self, metric: Any, *labels: str) -> Any:
-        key = (metric._name, *labels)
-        child = self._known.get(key)
-        if child is None:
-            child = self._known[key] = metric.labels(*labels)
-        return child
-
-
-class _ViewCounts:
-    """Counts by service and view, whole arrays at once: prometheus-client takes values singly."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._edges = np.array(AGES)
-        self._keys: dict[tuple[str, str], int] = {}
-        self._missing: dict[tuple[str, str], int] = {}
-        self._bins: dict[tuple[str, str], npt.NDArray[np.int64]] = {}
-        self._sums: dict[tuple[str, str], float] = {}
-
-    def add(
-        self,
-        labels: tuple[str, str],
-        keys: int,
-        present: npt.NDArray[np.bool_],
-        ages: npt.NDArray[np.float64] | None,
-    ) -> None:
-        """Add one read."""
-        missing = keys - int(np.count_nonzero(present))
-        bins = np.zeros(len(AGES) + 1, np.int64)
-        total = 0.0
-        if ages is not None and len(ages):
-            bins = np.bincount(self._edges.searchsorted(ages), minlength=len(AGES) + 1)
-            total = float(ages.sum())
+    def collect(self) -> Iterator[Metric]:
+        """Give prometheus-client what was counted so far."""
         with self._lock:
-            if labels not in self._keys:
-                self._keys[labels] = self._missing[labels] = 0
-                self._bins[labels], self._sums[labels] = np.zeros(len(AGES) + 1, np.int64), 0.0
-            self._keys[labels] += keys
-            self._missing[labels] += missing
-            self._bins[labels] += bins
-            self._sums[labels] += total
+            counts = (self._requests, self._keys, self._missing, self._timeouts, self._fallbacks)
+            metrics = [each.metric() for each in (*counts, self._versions)]
+            metrics += [each.metric() for each in (self._seconds, self._ages)]
+        yield from metrics
 
-    def collect(self) -> Iterator[Any]:
-        """Give prometheus-client what was added so far."""
-        from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 
-        names = ("service", "view")
-        keys = CounterMetricFamily("provender_fetch_keys", "Keys looked up", labels=names)
-        missing = CounterMetricFamily("provender_fetch_missing", "Keys missing", labels=names)
-        ages = HistogramMetricFamily("provender_fetch_age_seconds", "Ages", labels=names)
-        edges = [*map(str, AGES), "+Inf"]
-        with self._lock:
-            for labels, asked in self._keys.items():
-                keys.add_metric(labels, asked)
-                missing.add_metric(labels, self._missing[labels])
-                counts = np.cumsum(self._bins[labels]).tolist()
-                ages.add_metric(labels, list(zip(edges, counts, strict=True)), self._sums[labels])
-        yield from (keys, missing, ages)
+class _Counter:
+    """A number that grows, for each set of labels."""
+
+    def __init__(self, name: str, told: str, labels: Sequence[str]) -> None:
+        self._name, self._told, self._labels = f"provender_fetch_{name}", told, labels
+        self._counts: defaultdict[tuple[str, ...], int] = defaultdict(int)
+
+    def add(self, labels: tuple[str, ...], count: int) -> None:
+        self._counts[labels] += count
+
+    def metric(self) -> Metric:
+        from prometheus_client.core import CounterMetricFamily
+
+        metric = CounterMetricFamily(self._name, self._told, labels=self._labels)
+        for labels, count in self._counts.items():
+            metric.add_metric(labels, count)
+        return metric
+
+
+class _Histogram:
+    """Counts of values in bins, for each set of labels; whole arrays at once."""
+
+    def __init__(self, name: str, told: str, labels: Sequence[str], edges: Sequence[float]) -> None:
+        self._name, self._told, self._labels = f"provender_fetch_{name}", told, labels
+        self._edges = np.array(edges)
+        self._bins: dict[tuple[str, ...], npt.NDArray[np.int64]] = {}
+        self._sums: defaultdict[tuple[str, ...], float] = defaultdict(float)
+
+    def add(self, labels: tuple[str, ...], values: npt.NDArray[np.float64]) -> None:
+        size = len(self._edges) + 1
+        if labels not in self._bins:
+            self._bins[labels] = np.zeros(size, np.int64)
+        self._bins[labels] += np.bincount(self._edges.searchsorted(values), minlength=size)
+        self._sums[labels] += float(values.sum())
+
+    def metric(self) -> Metric:
+        from prometheus_client.core import HistogramMetricFamily
+
+        metric = HistogramMetricFamily(self._name, self._told, labels=self._labels)
+        edges = [*map(str, self._edges.tolist()), "+Inf"]
+        for labels, bins in self._bins.items():
+            counts = zip(edges, np.cumsum(bins).tolist(), strict=True)
+            metric.add_metric(labels, list(counts), self._sums[labels])
+        return metric

@@ -248,7 +248,9 @@ class OnlineFetcher:
         if late and self._metrics is not None:
             self._metrics.timed_out(self.layout.service)
         if self._fallback == "error":
-            raise self._late() from None if late else error
+            if late:
+                raise self._late() from None
+            raise error
         if self._metrics is not None:
             reason = "timeout" if late else "unreachable"
             self._metrics.fell_back(self.layout.service, reason, len(asked))
