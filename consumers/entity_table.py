@@ -11,9 +11,9 @@ goes through, each once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,10 @@ import torch
 from feast import FeatureStore
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+from torch.nn import functional
 
+from provender.consumers.row_gradients import RowGradients, gathered, summed
 from provender.plugin.errors import ConfigError
 from provender.plugin.history import MISSING
 from provender.plugin.id_table import hashes_of, small_rows
@@ -33,6 +36,8 @@ from provender.plugin.view_lookup import open_lookup
 
 #: Keys without an exact row share so many.
 BUCKETS = 1024
+#: How vectors become rows: together to a mean square of 1, or as they are.
+Scale = Literal["unit", "as_is"]
 
 
 class RowTraining(BaseModel):
@@ -73,6 +78,10 @@ class EntityTable(nn.Module):
         values: float32 (N + H, d), in the order of the keys.
         squares: float32 (N + H,), the sums of Adagrad.
         steps: int64 (), steps taken so far.
+        scale: float64 (), what the vectors that rows began as were multiplied by.
+
+    The state dict holds all but the keys. Under DistributedDataParallel set
+    `broadcast_buffers=False`, else every step sends the whole table, and give `step` the group.
 
     Raises:
         ConfigError: a key that is null or stands twice, or fewer values than keys.
@@ -81,6 +90,7 @@ class EntityTable(nn.Module):
     values: Tensor
     squares: Tensor
     steps: Tensor
+    scale: Tensor
 
     def __init__(self, keys: pa.Array, values: Tensor, training: RowTraining | None = None) -> None:
         super().__init__()
@@ -90,9 +100,9 @@ class EntityTable(nn.Module):
         places = torch.from_numpy(order.to_numpy().astype(np.int64))
         self.keys = given.take(order)
         self.row_training = training or RowTraining()
-        self.register_buffer("values", torch.cat([values[places], values[len(given) :]]))
-        self.register_buffer("squares", torch.zeros(len(values)))
+        self._hold(values, places)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
         self._leaves: list[_Leaf] = []
 
     @classmethod
@@ -104,7 +114,7 @@ class EntityTable(nn.Module):
         seed: int,
         buckets: int = BUCKETS,
         training: RowTraining | None = None,
-    ) -> EntityTable:
+    ) -> Self:
         """One whose rows are small numbers, by seed and key alone."""
         known = normalized(keys)
         shared = pa.array(np.arange(buckets, dtype=np.int64))
@@ -125,16 +135,18 @@ class EntityTable(nn.Module):
         buckets: int = BUCKETS,
         training: RowTraining | None = None,
         backfills: bool = False,
-    ) -> EntityTable:
+        scale: Scale = "unit",
+    ) -> Self:
         """One whose rows begin as a view's vectors at a time, as its point-in-time join gives them.
 
-        They are scaled together to a mean square of 1, so that tables of all views learn alike.
         Keys without a vector begin as in :meth:`from_nothing`.
 
         Args:
             as_of: nothing that was known later counts; that of the first row to be learned from.
             keys: the entities, each once.
             backfills: whether vectors count that were written later, as in `training_join`.
+            scale: `unit` multiplies all vectors by the number that brings their mean square to 1,
+                so that tables of all views learn alike; `as_is` leaves them.
 
         Raises:
             ConfigError: no such embedding view, or keys of another type.
@@ -148,8 +160,10 @@ class EntityTable(nn.Module):
         )
         there = found != MISSING
         vectors = torch.from_numpy(lookup.take(found[there]))
-        size = vectors.double().square().mean().sqrt() if len(vectors) else torch.ones(())
-        table.values[torch.from_numpy(numbers[there])] = vectors / size.clamp(min=1e-12).float()
+        if scale == "unit" and len(vectors):
+            size = vectors.double().square().mean().sqrt()
+            table.scale.copy_(1 / size.clamp(min=1e-12))
+        table._write(torch.from_numpy(numbers[there]), vectors * table.scale.float())
         return table
 
     @property
@@ -183,31 +197,80 @@ class EntityTable(nn.Module):
         return torch.from_numpy(np.where(present, rows, -1))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """The rows (..., d) of numbers int64 (...), zeros for -1; in training with a gradient."""
-        if not (self.training and torch.is_grad_enabled()):
-            return self._shown(self.values, rows)
+        """The rows (..., d) of numbers int64 (...), zeros for -1; in training with a gradient.
+
+        They lie on the table's device, wherever the numbers were.
+        """
+        rows = rows.to(self.device)
         numbers, place = rows.unique(return_inverse=True)
-        held = self.values.index_select(0, numbers.clamp(min=0)).requires_grad_()
-        self._leaves.append(_Leaf(numbers, held))
-        return torch.where((rows >= 0)[..., None], held[place], 0.0)
+        absent = int(numbers.numel() > 0 and int(numbers[0]) < 0)  # They ascend: -1 is the first.
+        numbers = numbers[absent:]
+        held = self._taken(numbers)
+        if self.training and torch.is_grad_enabled():
+            self._leaves.append(_Leaf(numbers, held.requires_grad_()))
+        if not absent:
+            return functional.embedding(place, held)
+        padded = torch.cat([held.new_zeros(1, self.dim), held])
+        return functional.embedding(place, padded)
 
     @torch.no_grad()
-    def step(self) -> None:
-        """Row-wise Adagrad on the rows of all forward passes since the last step."""
-        used = [leaf for leaf in self._leaves if leaf.values.grad is not None]
+    def step(self, group: ProcessGroup | None = None, *, scale: float = 1.0) -> None:
+        """Row-wise Adagrad on the rows of all forward passes since the last step.
+
+        Args:
+            group: processes that each went through a part of the batch: the gradients of all are
+                summed, so that all take the same step. All have to call it, those without rows too.
+            scale: what gradients are multiplied by: 1 / processes where each took the mean of its
+                own part, 1 / factor where the loss was scaled against underflow.
+        """
+        used = [
+            RowGradients(leaf.numbers, leaf.values.grad)
+            for leaf in self._leaves
+            if leaf.values.grad is not None
+        ]
         self._leaves.clear()
         rate = self.row_training.rate_at(int(self.steps))
         self.steps += 1
-        if not used or not rate:
+        if not rate:
             return
-        numbers, gradient = _summed(used)
+        found = summed(used, self.dim, self.device)
+        if group is not None:
+            found = gathered(found, group)
+        if scale != 1:
+            found = found._replace(gradient=found.gradient * scale)
+        if len(found.numbers):
+            self._learn(*found, rate)
+
+    def forget(self) -> None:
+        """Drop what forward passes left for the next step, as where a batch is given up."""
+        self._leaves.clear()
+
+    @property
+    def device(self) -> torch.device:
+        """Where rows are looked at and learn."""
+        return self.values.device
+
+    def _hold(self, values: Tensor, places: Tensor) -> None:
+        """Keep all rows: first those at `places`, then those behind them."""
+        self.register_buffer("values", torch.cat([values[places], values[len(places) :]]))
+        self.register_buffer("squares", torch.zeros(len(values)))
+
+    def _taken(self, numbers: Tensor) -> Tensor:
+        """A copy (U, d) of rows that all differ."""
+        return self.values.index_select(0, numbers)
+
+    def _write(self, numbers: Tensor, values: Tensor) -> None:
+        """Set rows (U,) that all differ."""
+        self.values[numbers] = values.to(self.values.device)
+
+    def _learn(self, numbers: Tensor, gradient: Tensor, rate: float) -> None:
+        """Take a step on rows (U,) that all differ; `gradient` (U, d) is overwritten."""
         adagrad_rows(self.values, self.squares, numbers, gradient, rate=rate)
 
-    def _shown(self, values: Tensor, rows: Tensor) -> Tensor:
-        shown = (
-            values[rows.clamp(min=0)] if len(values) else values.new_zeros(*rows.shape, self.dim)
-        )
-        return torch.where((rows >= 0)[..., None], shown, 0.0)
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        # Tables of the first checkpoints did not tell it.
+        state_dict.setdefault(f"{prefix}scale", self.scale)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _hashed(self, keys: pa.Array) -> np.ndarray:
         if not self.buckets:
@@ -223,17 +286,6 @@ class EntityTable(nn.Module):
                 expected=f"{self.keys.type}, as the table has them",
                 remedy="Convert them, or declare the entity's type as it is.",
             )
-
-
-def _summed(leaves: Sequence[_Leaf]) -> tuple[Tensor, Tensor]:
-    """The rows of some passes, each once, and the sums (U, d) of their gradients."""
-    gradients = [leaf.values.grad for leaf in leaves if leaf.values.grad is not None]
-    numbers = torch.cat([leaf.numbers for leaf in leaves])
-    gradient = torch.cat(gradients)
-    known = numbers >= 0
-    distinct, place = numbers[known].unique(return_inverse=True)
-    summed = gradient.new_zeros(len(distinct), gradient.shape[1])
-    return distinct, summed.index_add_(0, place, gradient[known])
 
 
 def _check(keys: pa.Array, values: Tensor) -> None:
