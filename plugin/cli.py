@@ -34,6 +34,9 @@ COMMANDS = {
         "provender.producers.upstream.commands:upstream", "Show towers' inputs; list settings."
     ),
     "evaluate": Command("provender.producers.commands:evaluate", "Predict the days that followed."),
+    "dataset": Command(
+        "provender.consumers.dataset_command:dataset", "Write training rows for other learners."
+    ),
     "rank": Command("provender.consumers.commands:rank", "Train rankers without and with vectors."),
     "study": Command("provender.consumers.study.command:study", "Compare uses of embeddings."),
     "request": Command("provender.consumers.commands:request", "Answer one ranking request."),
