@@ -4,43 +4,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from feast import FeatureStore
 
-from tests.consumers.kitchen import DIM, FEASTS, OURS, TIME, Kitchen, Version, hours
+from tests.consumers.kitchen import FEASTS, OURS, TIME, Kitchen, Version, hours, stocked
 from tests.plugin.online_world import open_world
 
 
 @pytest.fixture(params=[OURS, FEASTS], ids=["provender", "feast"])
 def kitchen(tmp_path: Path, request: pytest.FixtureRequest) -> Kitchen:
-    """Two users and three pins with a history of four days, backfills and ties among it."""
-    made = Kitchen(tmp_path / "kitchen", stores=request.param)
-    made.folder.mkdir()
-    generator = np.random.default_rng(5)
-
-    def vector() -> list[float]:
-        return [float(x) for x in generator.normal(size=DIM).astype(np.float32)]
-
-    def counts() -> tuple[int, float | None]:
-        rate = float(np.float32(generator.random()))
-        return int(generator.integers(0, 50)), rate if rate > 0.2 else None
-
-    for entity, keys in (("user", (1, 2)), ("pin", (10, 11, 12))):
-        for vectors in (True, False):
-            made.write(
-                entity,
-                [
-                    (key, hours(24 * day), created, vector() if vectors else counts())
-                    for key in keys
-                    for day in range(4 if key % 2 else 1)
-                    # On day 2 a value was written at once and corrected five hours later.
-                    for created in ([hours(24 * day)] if day != 2 else [hours(48), hours(53)])
-                ],
-                vectors=vectors,
-            )
-    return made
+    return stocked(tmp_path / "kitchen", request.param)
 
 
 @pytest.fixture

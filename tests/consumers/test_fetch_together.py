@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -30,16 +31,10 @@ from provender.plugin.errors import (
 )
 from provender.plugin.online_rows import OnlineRows
 from provender.plugin.online_store import ProvenderOnlineStore
-from tests.consumers.kitchen import OURS, Kitchen, hours
+from tests.consumers.kitchen import OURS, Kitchen, hours, stocked
 
 NOW = hours(60)
 SPEC = HistorySpec(length=3, kinds=("click", "save"))
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """What is watched here is provender's online store: Feast's needs no kitchen."""
-    if "kitchen" in metafunc.fixturenames:
-        metafunc.parametrize("kitchen", [OURS], indirect=True, ids=[""])
 
 
 class WatchedStore(ProvenderOnlineStore):
@@ -67,8 +62,8 @@ class WatchedStore(ProvenderOnlineStore):
 
 
 @pytest.fixture
-def served(kitchen: Kitchen) -> FeatureStore:
-    store = kitchen.store()
+def served(tmp_path: Path) -> FeatureStore:
+    store = stocked(tmp_path / "kitchen", OURS).store()
     store.materialize(hours(-1), NOW)
     return store
 
