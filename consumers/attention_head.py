@@ -238,7 +238,7 @@ class AttentionHead(nn.Module):
         if not self.training or not self.facet_dropout:
             return shown, rows, None
         like = shown[self.query]
-        drawn = torch.rand(len(like), len(self.facets) + 1, device=like.device)
+        drawn = torch.rand(like.shape[0], len(self.facets) + 1, device=like.device)
         hidden = drawn < self.facet_dropout
         for place, view in enumerate(self.views):
             shown[view] = shown[view] & ~hidden[:, place]
@@ -272,7 +272,7 @@ class AttentionHead(nn.Module):
         self, vectors: Tensors, shown: Tensors, past: Past | None, known: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """How vectors of one space lie, (B, features), and which of it is known, bool."""
-        rows = len(shown[self.query])
+        rows = shown[self.query].shape[0]
         empty = vectors[self.query].new_zeros(rows, 0)
         raw, there = [empty], [empty.bool()]
         for left, right in self.pairs:
@@ -311,7 +311,7 @@ class AttentionHead(nn.Module):
 def _of_items(mask: Tensor, places: Tensor) -> Tensor:
     """Say of each action whether the mask (U,) holds for its item: bool (B, L)."""
     padded = functional.pad(mask, (0, 1))
-    return padded[torch.where(places < 0, len(mask), places)]
+    return padded[torch.where(places < 0, mask.shape[0], places)]
 
 
 def _absent(what: str, found: str, expected: str) -> ConfigError:

@@ -68,7 +68,7 @@ def past_dots(candidate: Tensor, items: Tensor, places: Tensor) -> Tensor:
         places: (B, L) int64 into the items; arbitrary dots are returned for places that are -1.
     """
     padded = functional.pad(items, (0, 0, 0, 1))  # A past without any item gathers the last row.
-    places = torch.where(places < 0, len(items), places)
+    places = torch.where(places < 0, items.shape[0], places)  # len() would fix it in exports.
     if torch.compiler.is_compiling() or candidate.requires_grad or items.requires_grad:
         return _gathered_dots(candidate, padded, places)
     if len(items) <= _DENSE_ITEMS * places.shape[1]:

@@ -3,8 +3,8 @@
     program = torch.export.export(FlatHead(head), *example_inputs(head))
     export_onnx(head, Path("head.onnx"))         # needs pip install 'provender[onnx]'
 
-Both take tensors alone, by name: `vector:VIEW` (B, D), `present:VIEW` (B,), `rows:TABLE` (B, r), and
-of the past `past:items`, `past:kinds`, `past:age_seconds` (B, L), `past_vector:VIEW` (U, D),
+Both take tensors alone, by name: `vector:VIEW` (B, D), `present:VIEW` (B,), `rows:TABLE` (B, r),
+and of the past `past:items`, `past:kinds`, `past:age_seconds` (B, L), `past_vector:VIEW` (U, D),
 `past_present:VIEW` (U,), `past_rows:TABLE` (U, r). B and U may be any.
 
 Legend of shapes: B rows, U distinct items of the past, L actions of a row at most, T tasks, D the
@@ -45,9 +45,7 @@ class FlatHead(nn.Module):
 
         past = None
         if head.history is not None:
-            past = Past(
-                **of("past"), vectors=of("past_vector"), present=of("past_present")
-            )
+            past = Past(**of("past"), vectors=of("past_vector"), present=of("past_present"))
         added: Tensor = head(of("vector"), of("present"), of("rows"), past, of("past_rows"))
         return added
 
@@ -105,14 +103,14 @@ def export_onnx(head: AttentionHead, path: Path) -> None:
             remedy="Install it: `pip install 'provender[onnx]'`.",
         ) from None
     was_training = head.training
-    flat = FlatHead(head)
+    flat = FlatHead(head).eval()
     tensors, _, dims = example_inputs(head)
     try:
         program = torch.onnx.export(
             flat,
             tensors,
             dynamo=True,
-            input_names=[name.replace(":", "_") for name in flat.names],
+            input_names=list(flat.names),
             output_names=["logits"],
             dynamic_shapes=dims,
             verbose=False,

@@ -86,7 +86,7 @@ class HistoryAttention(nn.Module):
         """
         # Each item is projected once, and gathered then; who has none gathers a row of zeros.
         known = functional.pad(self.norm(tokens), (0, 0, 0, 1))
-        places = torch.where(past.items < 0, len(tokens), past.items)
+        places = torch.where(past.items < 0, tokens.shape[0], past.items)
         items = functional.embedding(places, known)  # (B, L, d)
         query = (self.ask(asked) / math.sqrt(self.split[1])).unflatten(1, self.split)
         fit = items @ self._asked_of_items(query).transpose(1, 2)  # (B, L, H)

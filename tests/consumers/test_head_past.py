@@ -267,6 +267,4 @@ def test_what_the_head_was_built_with_has_to_be_given() -> None:
     with pytest.raises(ConfigError, match="the vectors of pin_graph_v1"):
         head(vectors, present, rows, bare, items)
     with pytest.raises(ConfigError, match="names of their own"):
-        AttentionHead(
-            SPECS, PIN.view_name, tasks=1, tables={PAGE.view_name: TABLES["advertisers"]}
-        )
+        AttentionHead(SPECS, PIN.view_name, tasks=1, tables={PAGE.view_name: TABLES["advertisers"]})
