@@ -20,9 +20,10 @@ from collections.abc import Iterator
 from datetime import datetime
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from feast import FeatureStore
 from torch.utils.data import DataLoader, IterableDataset
@@ -204,16 +205,34 @@ class TrainingStream(IterableDataset[RankerBatch]):
             places = chosen[(chosen >= start) & (chosen < end)] - start
             if len(places):
                 parts.append(self.impressions.read([group]).take(pa.array(places)))
-        some = pa.concat_tables(parts) if parts else self.impressions.read([])
-        backfills = self._join.backfills
-        return training_join(
-            self._join.store, some, self.layout, backfills=backfills, actions=self._actions
-        )
+        return self._set(pa.concat_tables(parts) if parts else self.impressions.read([]))
+
+    def joined(self, impressions: pa.Table) -> RankerBatch:
+        """Join some impressions, in memory, as those of the stream are."""
+        return self._set(impressions).rows
+
+    def to_parquet(self, path: Path, *, frame: Literal["flat", "vectors"] = "vectors") -> int:
+        """Write all rows by time to a Parquet file; see `dataset_files`. Returns how many."""
+        from provender.consumers import dataset_files
+
+        return dataset_files.to_parquet(self, path, frame=frame)
+
+    def to_pandas(self, *, frame: Literal["flat", "vectors"] = "flat") -> pd.DataFrame:
+        """All rows by time as a data frame; see `dataset_files`."""
+        from provender.consumers import dataset_files
+
+        return dataset_files.to_pandas(self, frame=frame)
 
     def examples(self) -> Iterator[tuple[pa.Table, RankerBatch]]:
         """All impressions by time, beside what is made of them; of all ranks, once."""
         whole = EpochShare.of(len(self.impressions), self._batch_size, 0, 1)
         return self._examples(0, 0, 0, 1, share=whole, in_order=True)
+
+    def _set(self, impressions: pa.Table) -> TrainingSet:
+        join, actions = self._join, self._actions
+        return training_join(
+            join.store, impressions, self.layout, backfills=join.backfills, actions=actions
+        )
 
     @property
     def _pool_batches(self) -> int:

@@ -50,7 +50,7 @@ def ours(kitchen: Any) -> FeatureStore:
 @pytest.fixture(params=["sqlite", "postgres"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[sa.Engine, str]]:
     """A database with the impressions."""
-    url = SERVERS[request.param] if request.param in SERVERS else f"sqlite:///{tmp_path}/shown.db"
+    url = SERVERS.get(request.param, f"sqlite:///{tmp_path}/shown.db")
     engine = sa.create_engine(url)
     table = declared()
     try:

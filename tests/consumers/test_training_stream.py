@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
 import math
-import pickle
+from copy import deepcopy
+from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,12 @@ from tests.consumers.kitchen import OURS, hours
 from tests.consumers.stream_world import Clock, numbers, same, shown, tensors_of
 from tests.consumers.test_training_join import newest
 
-SMALL = {"pool_rows": 16, "batch_size": 5}
+SMALL: dict[str, Any] = {"pool_rows": 16, "batch_size": 5}
+
+
+def times_of(table: pa.Table) -> dict[int, datetime]:
+    numbers, times = (table[name].to_pylist() for name in ("number", "event_timestamp"))
+    return dict(zip(numbers, times, strict=True))
 
 
 @pytest.fixture
@@ -86,11 +94,11 @@ def test_an_epoch_is_every_row_once_and_mixes_days(ours: FeatureStore) -> None:
     assert len(stream) == len(first) == 13
     assert [len(batch) for batch in first] == [16] * 12 + [11]
     for epoch in (first, second):
-        assert sorted(sum(epoch, [])) == list(range(203))
+        assert sorted(chain(*epoch)) == list(range(203))
     assert first != second
     stream.set_epoch(0)
     assert numbers(stream) == first
-    days = dict(zip(*(shown(203)[name].to_pylist() for name in ("number", "event_timestamp"))))
+    days = times_of(shown(203))
     assert all(len({days[number].date() for number in batch}) > 1 for batch in first[:-1])
     other = TrainingStream(ours, shown(203), "plain", pool_rows=64, batch_size=16, seed=1)
     assert numbers(other) != first
@@ -136,11 +144,11 @@ def test_ranks_and_workers_see_every_row_once_in_the_same_order(
         assert turns == alone
         assert sum(map(len, each)) == len(alone) == len(stream)
         counts.add(len(alone))
-        seen += sum(alone, [])
+        seen += chain(*alone)
     assert sorted(seen) == list(range(rows))
     assert len(counts) == 1
     if in_order:
-        times = dict(zip(*(shown(rows)[n].to_pylist() for n in ("number", "event_timestamp"))))
+        times = times_of(shown(rows))
         assert [times[number] for number in seen] == sorted(times.values())
 
 
@@ -155,7 +163,7 @@ def test_it_goes_on_after_every_batch_bit_for_bit(ours: FeatureStore) -> None:
         going = iter(first)
         for _ in range(stopped):
             next(going)
-        state = pickle.loads(pickle.dumps(first.state_dict()))
+        state = json.loads(json.dumps(first.state_dict()))
         second = made()
         second.load_state_dict(state)
         rest = list(second)
@@ -186,7 +194,7 @@ def test_workers_make_the_same_batches_and_the_state_counts_what_came_out(
 
 def test_a_worker_in_a_new_process_has_the_store_too(ours: FeatureStore) -> None:
     stream = TrainingStream(ours, shown(20), "rich", **SMALL)
-    copy = pickle.loads(pickle.dumps(stream))
+    copy = deepcopy(stream)  # as another process gets it, opened anew
     assert all(same(a, b) for a, b in zip(copy, stream, strict=True))
 
 
