@@ -113,9 +113,9 @@ def open_index(
     if metric == "l1" or not len(vectors.keys):
         raise ConfigError(
             f"approximate index of {vectors.spec.view_name}",
-            found=f"the metric {metric} and {len(vectors.keys)} vectors",
-            expected="vectors compared by inner_product, cosine or l2",
-            remedy="Search exactly: leave --approximate out.",
+            found=f"{len(vectors.keys):,} vectors that may be used, compared by {metric}",
+            expected="some, compared by inner_product, cosine or l2",
+            remedy="Search exactly, or ask for a time at which there are vectors.",
         )
     folder = place or vectors.place
     if folder is None:

@@ -200,10 +200,11 @@ def _nothing_in_force(
     found = f"as of {told or '(there is none)'}"
     if within:
         found += f", written only after {time:%Y-%m-%d %H:%M}"
+    days = spec.ttl.total_seconds() / 86_400
     return SnapshotError(
         f"snapshots of {spec.view_name}",
         found=found,
-        expected=f"one in force at {time:%Y-%m-%d %H:%M} UTC, of the {spec.ttl} before it",
+        expected=f"one in force at {time:%Y-%m-%d %H:%M} UTC, of the {days:g} days before it",
         remedy="Let what was written later count (--backfills)."
         if within
         else "Ask for another time, or run the producer as of one before it.",

@@ -33,7 +33,9 @@ _JUDGED = 200
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.command(epilog="Example: provender retrieve --home demo --user 7 --k 20")
+@click.command(
+    epilog="Example: provender retrieve --home demo --user 1000000007 --at 2026-03-14 --backfills"
+)
 @at_repo
 @click.option("--user", help="Key of the user who asks.")
 @click.option("--all", "everybody", is_flag=True, help="For all users; needs --at and --to.")
@@ -75,8 +77,8 @@ def retrieve(
     seen: Path | None,
 ) -> None:
     """Find the pins that are nearest to users, by two views of one space."""
-    _check(user, everybody, to, at)
     store = open_store(repo or Home(home).repo)
+    _check(user, everybody, to, at)
     index = IndexConfig(kind=approximate) if approximate else None
     live = _column(only, "pin_id") if only else None
     hidden = _seen(seen) if seen else None
@@ -130,12 +132,7 @@ def _show(retrieval: Retrieval | ReleasedRetrieval, user: str | None, k: int, se
     key = _as_key(user or "")
     answer = _answer(retrieval, key, k, seen)
     if not answer.known[0]:
-        raise FetchError(
-            f"user {user}",
-            found="no vector of this user that may be used at that time",
-            expected="the key of a user with one",
-            remedy="Correct the key, or ask for another time.",
-        )
+        raise _unknown(retrieval, user)
     table = Table(title=f"user {user}, version {answer.version}", show_edge=False)
     for name in ("rank", "pin", _shown(answer)):
         table.add_column(name, justify="right")
@@ -144,6 +141,18 @@ def _show(retrieval: Retrieval | ReleasedRetrieval, user: str | None, k: int, se
         table.add_row(str(rank + 1), str(pin), f"{near:.6f}")
     print_table(table)
     log.print(f"{len(answer.pins[0])} pins in {1e3 * (time.perf_counter() - started):.1f} ms")
+
+
+def _unknown(retrieval: Retrieval | ReleasedRetrieval, user: str | None) -> FetchError:
+    """Say that a user can't be asked for, and of snapshots which could."""
+    keys = retrieval.users.keys[:1].to_pylist() if isinstance(retrieval, Retrieval) else []
+    example = f", such as {keys[0]}" if keys else ""
+    return FetchError(
+        f"user {user}",
+        found="no vector of this user that may be used at that time",
+        expected=f"a key with one that is not past its ttl{example}",
+        remedy="Correct the key, ask for another time with --at, or materialize a newer refresh.",
+    )
 
 
 def _answer(retrieval: Retrieval | ReleasedRetrieval, key: Any, k: int, seen: Any) -> Retrieved:

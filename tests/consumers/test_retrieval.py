@@ -285,7 +285,7 @@ def test_indexes_beside_snapshots_are_no_views(store: FeatureStore, laid: Kitche
 
 
 def test_what_an_index_cannot_do_is_refused(many: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="the metric l1"):
+    with pytest.raises(ConfigError, match="3,000 vectors that may be used, compared by l1"):
         open_index(many(1), "l1", IndexConfig())
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
     with pytest.raises(ConfigError, match="provender\\[retrieval\\]"):
