@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -210,11 +209,6 @@ def _sweep(root: Path, newest: Path, kind: Kind) -> None:
         remove_folder(root, left)
 
 
-def forget_indexes(place: Path, view_name: str) -> None:
-    """Remove all indexes of a view; what needs one builds it again."""
-    shutil.rmtree(place / view_name, ignore_errors=True)
-
-
 def recall_at(found: Ints, exact: Ints) -> float:
     """Return the mean share of the exact answers (Q, k) that are among the found ones (Q, k).
 
@@ -226,11 +220,6 @@ def recall_at(found: Ints, exact: Ints) -> float:
         if (true >= 0).any()
     ]
     return float(np.mean(shares)) if shares else 1.0
-
-
-def kinds() -> tuple[str, ...]:
-    """Return the kinds of index that there are."""
-    return get_args(Kind)
 
 
 def _faiss() -> Any:
