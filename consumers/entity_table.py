@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn import functional
 
+from provender.consumers.new_rows import KeyVectors, Neighbours, begun
 from provender.consumers.row_gradients import RowGradients, gathered, summed
 from provender.plugin.errors import ConfigError
 from provender.plugin.history import MISSING
-from provender.plugin.id_table import hashes_of, small_rows
+from provender.plugin.id_table import KeyedVectors, hashes_of, small_rows
 from provender.plugin.instants import instant
 from provender.plugin.key_index import normalized
 from provender.plugin.row_adagrad import adagrad_rows
@@ -151,19 +152,14 @@ class EntityTable(nn.Module):
         Raises:
             ConfigError: no such embedding view, or keys of another type.
         """
-        known = normalized(keys).take(pc.sort_indices(normalized(keys)))
-        lookup = open_lookup(store, view, known, backfills=backfills)
-        numbers = np.arange(len(known), dtype=np.int64)
-        found = lookup.find(numbers, np.full(len(known), instant(as_of)))
-        table = cls.from_nothing(
-            known, lookup.spec.dim, seed=seed, buckets=buckets, training=training
-        )
-        there = found != MISSING
-        vectors = torch.from_numpy(lookup.take(found[there]))
+        start = vectors_at(store, view, as_of, keys, backfills=backfills)
+        table = cls.from_nothing(keys, start.dim, seed=seed, buckets=buckets, training=training)
+        vectors = torch.from_numpy(start.vectors)
         if scale == "unit" and len(vectors):
             size = vectors.double().square().mean().sqrt()
             table.scale.copy_(1 / size.clamp(min=1e-12))
-        table._write(torch.from_numpy(numbers[there]), vectors * table.scale.float())
+        if len(vectors):
+            table._write(table.rows_of(start.keys), vectors * table.scale.float())
         return table
 
     @property
@@ -245,6 +241,49 @@ class EntityTable(nn.Module):
         """Drop what forward passes left for the next step, as where a batch is given up."""
         self._leaves.clear()
 
+    @torch.no_grad()
+    def adopt(
+        self,
+        keys: pa.Array,
+        neighbours: Neighbours | None = None,
+        vectors: KeyedVectors | None = None,
+    ) -> int:
+        """Give exact rows to keys that have none, and return to how many.
+
+        A new row begins as the mean of its neighbours' rows; without any in the table, as its
+        vector, moved by how far training has taken the rows of others from theirs on the mean;
+        without one, as the hashed row that it had, so that no score changes. Old rows and their
+        sums keep every bit, but not their numbers: look rows up again.
+
+        Args:
+            keys: int64 or string; nulls and those that the table has are passed over.
+            neighbours: of the new ones.
+            vectors: of a newer snapshot (`vectors_at`), of old keys too: they tell the way.
+
+        Raises:
+            ConfigError: keys of another type, or vectors of another length.
+        """
+        given = normalized(keys).drop_null().unique()
+        if not len(given):
+            return 0
+        self._check_type(given)
+        places = self.rows_of(given).numpy()
+        new = given.filter(pa.array((places < 0) | (places >= len(self.keys))))
+        device, count = self.device, len(self.keys)
+        rows = begun(self, new, neighbours, vectors)
+        every = pa.concat_arrays([self.keys, new]) if count else new
+        order = pc.sort_indices(every)
+        places = torch.from_numpy(order.to_numpy().astype(np.int64))
+        values, squares = self.values, self.squares
+        fresh = squares.new_zeros(len(new))
+        grown = torch.cat([squares[:count], fresh, squares[count:]])
+        self.forget()
+        self.keys = every.take(order)
+        self._hold(torch.cat([values[:count], rows.to(values.device), values[count:]]), places)
+        self.squares.copy_(torch.cat([grown[places], grown[len(every) :]]))
+        self.to(device)
+        return len(new)
+
     @property
     def device(self) -> torch.device:
         """Where rows are looked at and learn."""
@@ -286,6 +325,21 @@ class EntityTable(nn.Module):
                 expected=f"{self.keys.type}, as the table has them",
                 remedy="Convert them, or declare the entity's type as it is.",
             )
+
+
+def vectors_at(
+    store: FeatureStore, view: str, as_of: datetime, keys: pa.Array, *, backfills: bool = False
+) -> KeyVectors:
+    """Return the vectors of a view in force at a time, of those keys that have one.
+
+    Arguments and errors are those of :meth:`EntityTable.from_view`.
+    """
+    given = normalized(keys)
+    known = given.take(pc.sort_indices(given))
+    lookup = open_lookup(store, view, known, backfills=backfills)
+    found = lookup.find(np.arange(len(known)), np.full(len(known), instant(as_of)))
+    there = found != MISSING
+    return KeyVectors(known.filter(pa.array(there)), lookup.take(found[there]))
 
 
 def _check(keys: pa.Array, values: Tensor) -> None:
