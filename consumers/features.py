@@ -290,10 +290,16 @@ def shape_batch(
 def masked(column: Column) -> tuple[torch.Tensor, npt.NDArray[np.bool_]]:
     """Return the values as float32, zero where missing or not finite, and what is not: bool (n,).
 
-    The values are always a copy.
+    Values of which nothing is missing are not copied where they can be written to.
     """
-    finite = np.isfinite(column.values)
-    present = column.present & (finite if finite.ndim == 1 else finite.all(axis=1))
-    values = column.values.astype(np.float32)
-    values[~present] = 0
-    return torch.from_numpy(values), present
+    values = column.values.astype(np.float32, copy=False)
+    present = column.present
+    if not np.isfinite(values).all():
+        finite = np.isfinite(values)
+        present = present & (finite if finite.ndim == 1 else finite.all(axis=1))
+    if present.all():
+        # Torch takes no memory that may not be written to.
+        plain = np.require(values, requirements=["C", "W"])
+        return torch.from_numpy(plain), present
+    kept = np.where(present if values.ndim == 1 else present[:, None], values, np.float32(0))
+    return torch.from_numpy(kept), present

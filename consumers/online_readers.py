@@ -16,6 +16,7 @@ from provender.consumers.features import Column, FeatureLayout
 from provender.plugin.errors import FetchError
 from provender.plugin.online_rows import usable
 from provender.plugin.online_store import ProvenderOnlineStore, is_ours
+from provender.plugin.online_view import OnlineView
 from provender.plugin.spec import VECTOR_COLUMN
 
 
@@ -56,6 +57,7 @@ class TensorReader:
         self._store, self._layout, self._online = store, layout, online
         names = {spec.view_name for spec in layout.embeddings} | {f.view for f in layout.dense}
         self._views = {name: store.get_feature_view(name) for name in names}
+        self._opened: dict[str, OnlineView] = {}
 
     def read(
         self, join_key: str, keys: pa.Array, instant: datetime, views: Mapping[str, str]
@@ -76,19 +78,22 @@ class TensorReader:
     def _view(
         self, name: str, join_key: str, keys: pa.Array, features: list[str], instant: datetime
     ) -> dict[str, Column]:
-        view = self._registered(name)
+        view, opened = self._registered(name)
         asked = {join_key: keys.to_numpy() if pa.types.is_integer(keys.type) else keys}
-        rows = self._online.read_columns(self._store.config, view, asked, features)
+        rows = self._online.read_columns(self._store.config, opened, asked, features)
         fresh, ages = rows.fresh(view.ttl, instant), rows.ages(instant)
         return {
             f"{name}__{feature}": Column(column.values, column.valid & fresh, ages)
             for feature, column in rows.columns.items()
         }
 
-    def _registered(self, name: str) -> FeatureView:
+    def _registered(self, name: str) -> tuple[FeatureView, OnlineView]:
         if name not in self._views:  # Another version than the layout's, met the first time.
             self._views[name] = self._store.get_feature_view(name)
-        return self._views[name]
+        view = self._views[name]
+        known = self._opened.get(name)
+        opened = self._opened[name] = self._online.opened(self._store.config, known or view)
+        return view, opened
 
 
 class FeastReader:

@@ -153,6 +153,9 @@ def _history(
 
 
 def _spread(column: Column, rows: Ints) -> Column:
+    """The same for rows of keys, which are often the keys themselves: then nothing is copied."""
+    if len(rows) == len(column.present) and (rows == np.arange(len(rows))).all():
+        return column
     ages = None if column.age_seconds is None else column.age_seconds[rows]
     return Column(column.values[rows], column.present[rows], ages)
 

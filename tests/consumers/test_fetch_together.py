@@ -51,7 +51,7 @@ class WatchedStore(ProvenderOnlineStore):
         self, config: Any, view: Any, keys: Any, *others: Any, **options: Any
     ) -> OnlineRows:
         (values,) = keys.values()
-        self.reads.append((view.name, list(values.tolist())))
+        self.reads.append((getattr(view, "feature_view", view).name, list(values.tolist())))
         if self.broken:
             raise OnlineStoreError("store", found="no answer", expected="one", remedy="Wait.")
         self.open.wait()
