@@ -47,6 +47,9 @@ COMMANDS = {
         "provender.consumers.retrieve_command:retrieve", "Find users' nearest pins."
     ),
     "serve": Command("provender.consumers.serve_command:serve", "Rank over HTTP, as released."),
+    "export-table": Command(
+        "provender.consumers.table_export:export_table", "Write finetuned rows as a new version."
+    ),
     "release": Command("provender.plugin.release_commands:release", "Say which version serves."),
     "shadow": Command("provender.consumers.shadow_command:shadow", "Compare live and candidate."),
     "lineage": Command("provender.plugin.lineage_command:lineage", "Show where vectors come from."),
