@@ -267,8 +267,8 @@ class EntityTable(nn.Module):
         if not len(given):
             return 0
         self._check_type(given)
-        places = self.rows_of(given).numpy()
-        new = given.filter(pa.array((places < 0) | (places >= len(self.keys))))
+        had = self.rows_of(given).numpy()
+        new = given.filter(pa.array((had < 0) | (had >= len(self.keys))))
         device, count = self.device, len(self.keys)
         rows = begun(self, new, neighbours, vectors)
         every = pa.concat_arrays([self.keys, new]) if count else new

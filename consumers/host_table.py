@@ -122,7 +122,8 @@ class HostTable(EntityTable):
         self.cache.drop()
 
     def _parts(self, rows: Tensor) -> tuple[Tensor, ...]:
-        return rows.split(self.cache.capacity)
+        parts: tuple[Tensor, ...] = rows.split(self.cache.capacity)  # type: ignore[no-untyped-call]
+        return parts
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool

@@ -207,7 +207,7 @@ def _worker(rank: int, folder: str, rows: Tensor) -> None:
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     rows = torch.tensor([3, 4, 3, 3, 9, -1, 21, 4])
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    mp.spawn(_worker, (str(tmp_path), rows), nprocs=2)  # type: ignore[attr-defined]
+    mp.spawn(_worker, (str(tmp_path), rows), nprocs=2)  # type: ignore[attr-defined, no-untyped-call, unused-ignore]
     one = table_of(20)
     _train(one, rows, None, 1)
     one(torch.tensor([2])).sum().backward()
