@@ -15,7 +15,7 @@ import resource
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -52,6 +52,7 @@ for name in (
 
 MiB = 2**20
 Vectors = npt.NDArray[np.float32]
+Jobs = Mapping[str, Callable[..., dict[str, Any]]]
 
 
 @dataclass
@@ -95,7 +96,9 @@ class Meter:
         }
 
 
-def run(connection: Connection, job: str, arguments: dict[str, Any], touch: float) -> None:
+def run(
+    connection: Connection, job: str, arguments: dict[str, Any], touch: float, jobs: Jobs
+) -> None:
     """Do a job and send its figures; what it prints is dropped."""
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
@@ -103,7 +106,7 @@ def run(connection: Connection, job: str, arguments: dict[str, Any], touch: floa
         os.dup2(silence, 2)
     meter = Meter(connection, touch)
     try:
-        found = JOBS[job](meter, **arguments)
+        found = jobs[job](meter, **arguments)
     except Exception as error:  # Whatever failed is told in the table's place.
         connection.send({"error": f"{type(error).__name__}: {error}"[:500]})
         raise

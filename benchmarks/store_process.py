@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from importlib import import_module
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,20 +18,28 @@ SETTINGS = {
 }
 
 
-def job_context() -> ForkServerContext:
+def job_context(module: str = "store_jobs") -> ForkServerContext:
     """Return a context whose processes have imported the jobs, and done nothing with them."""
     os.environ.update(SETTINGS)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["store_jobs"])
+    context.set_forkserver_preload([module])
     return context
 
 
 def measure(
-    context: ForkServerContext, job: str, arguments: dict[str, Any], touch: float = 0.0
+    context: ForkServerContext,
+    job: str,
+    arguments: dict[str, Any],
+    touch: float = 0.0,
+    module: str = "store_jobs",
 ) -> dict[str, Any]:
-    """Return the figures of one run of a job, or its error; `touch` MiB are made ready for it."""
+    """Return the figures of one run of a job, or its error; `touch` MiB are made ready for it.
+
+    Args:
+        module: in whose JOBS it is.
+    """
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(sender, job, arguments, touch))
+    process = context.Process(target=_run, args=(module, sender, job, arguments, touch))
     process.start()
     sender.close()
     anonymous = 0.0
@@ -52,10 +61,10 @@ def measure(
     return {**message, "anonymous_mib": max(0.0, anonymous - base)}
 
 
-def _run(*arguments: Any) -> None:
-    import store_jobs  # It is there already: the server was told to.
-
-    store_jobs.run(*arguments)
+def _run(module: str, *arguments: Any) -> None:
+    # They are there already: the server was told to.
+    jobs = import_module(module).JOBS
+    import_module("store_jobs").run(*arguments, jobs)
 
 
 def _anonymous(process: BaseProcess) -> float:

@@ -15,7 +15,6 @@ Legend of shapes: n rows, F features.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -69,7 +68,8 @@ def to_parquet(
         on_rows: told of every batch how many rows it had.
     """
     count = 0
-    with closing(_tables(stream, frame)) as tables, whole_file(path) as staged:
+    tables = _tables(stream, frame)
+    with whole_file(path) as staged:
         first = next(tables)
         floats = (pa.types.is_floating, pa.types.is_list)
         words = [f.name for f in first.schema if not any(kind(f.type) for kind in floats)]
@@ -134,7 +134,7 @@ def _nothing(stream: TrainingStream) -> tuple[pa.Table, RankerBatch]:
 
 def _flat(layout: FeatureLayout, batch: RankerBatch) -> pa.Table:
     columns = flat_features(layout, batch)
-    return pa.table({_plain(name): columns[name].to_numpy() for name in columns})
+    return pa.table({_plain(str(name)): columns[name].to_numpy() for name in columns})
 
 
 def _plain(name: str) -> str:

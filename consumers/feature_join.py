@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureStore
+from torch.utils.dlpack import from_dlpack
 
 from provender.consumers.features import Column, FeatureLayout
 from provender.consumers.ranking_task import TIME
@@ -199,8 +200,13 @@ def _floats(array: pa.Array, spec: EmbeddingSpec) -> npt.NDArray[np.float32]:
             expected=f"{spec.dim} floats each",
             remedy="Write the snapshots again, or declare a new version with their dim.",
         )
-    flat: npt.NDArray[np.floating] = array.flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(-1, spec.dim).astype(np.float32, copy=False)
+    flat = array.flatten()
+    if flat.type == pa.float32() and len(flat) and not flat.null_count:
+        # Arrow's memory itself, which nobody else holds; NumPy would get it as read-only.
+        shared: npt.NDArray[np.float32] = from_dlpack(flat).numpy()
+        return shared.reshape(-1, spec.dim)
+    values = flat.to_numpy(zero_copy_only=False)
+    return np.array(values, dtype=np.float32).reshape(-1, spec.dim)
 
 
 def _numbers(array: pa.Array) -> Column:

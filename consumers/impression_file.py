@@ -101,7 +101,9 @@ def _checked(table: pa.Table, layout: FeatureLayout) -> pa.Table:
 def _write(path: Path, tables: Iterator[pa.Table], group_rows: int) -> None:
     """Write tables, at least one, in row groups of exactly so many rows but for the last."""
     held = next(tables)
-    with pq.ParquetWriter(path, held.schema) as writer:
+    words = [each.name for each in held.schema if pa.types.is_string(each.type)]
+    # Read again in every epoch, and narrow: quick to decode rather than small.
+    with pq.ParquetWriter(path, held.schema, compression="lz4", use_dictionary=words) as writer:
         for table in tables:
             held = pa.concat_tables([held, table])
             whole = len(held) - len(held) % group_rows

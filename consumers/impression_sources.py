@@ -50,8 +50,8 @@ Source: TypeAlias = "str | Path | DatabaseQuery | pa.Table | pd.DataFrame | Iter
 def read_by_time(source: Source, work: Path) -> Iterator[pa.Table]:
     """The rows in the order of their times, some at a time, at least one table.
 
-    Rows of one time are ordered by their ids, then by all that they have, so that every source
-    gives the same rows in the same order. Times without a zone are UTC; labels become int8 and
+    Rows of one time are ordered by their ids, or without these by all that they have, so that every
+    source gives the same rows in the same order. Times without a zone are UTC; labels become int8 and
     weights float32. DuckDB sorts, in bounded memory.
 
     Args:
@@ -142,8 +142,7 @@ def _sorted(select: str, types: dict[str, str]) -> str:
             remedy=f"Name the column of the time {TIME}, in SQL with AS.",
         )
     columns = [f"{_read(name, kind)} as {quoted(name)}" for name, kind in types.items()]
-    first = [name for name in (TIME, ID) if name in types]
-    order = [*first, *sorted(set(types) - set(first))]
+    order = [TIME, ID] if ID in types else [TIME, *sorted(set(types) - {TIME})]
     inner = f"SELECT {', '.join(columns)} FROM ({select})"
     return f"SELECT * FROM ({inner}) ORDER BY {', '.join(map(quoted, order))}"
 

@@ -304,7 +304,7 @@ class TrainingStream(IterableDataset[RankerBatch]):
             while held is None or len(held) < size:
                 pool = next(order)
                 table = self.impressions.read(pool.groups.tolist())
-                rows = table.take(pa.array(pool.rows(np.arange(len(table)))))
+                rows = table.take(pa.array(pool.order(len(table))))
                 held = rows if held is None else pa.concat_tables([held, rows])
             yield held.slice(0, size)
             held = held.slice(size)

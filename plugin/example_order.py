@@ -32,6 +32,11 @@ class Pool(NamedTuple):
     key: int | None
     skipped: int
 
+    def order(self, count: int) -> Ints:
+        """The order of its `count` rows, each by itself, less those that are skipped."""
+        order = np.arange(count) if self.key is None else _shuffled(count, self.key)
+        return order[self.skipped :]
+
     def rows(self, together: Ints) -> Ints:
         """The order of its rows, less those that are skipped.
 

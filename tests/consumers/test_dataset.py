@@ -170,7 +170,8 @@ def asked(home: Path, *options: str) -> Result:
 
 
 def read(home: Path) -> pd.DataFrame:
-    return pq.read_table(home / "out.parquet").to_pandas()
+    found: pd.DataFrame = pq.read_table(home / "out.parquet").to_pandas()
+    return found
 
 
 def test_the_command_writes_the_worlds_own_rows_parted_by_time(home: Path) -> None:
