@@ -26,15 +26,14 @@ from torch import Tensor, nn
 from provender.consumers.attention_head import AttentionHead
 from provender.consumers.calibration import Calibrations
 from provender.consumers.entity_table import EntityTable, RowTraining
-from provender.consumers.facet_tokens import TableSpec
 from provender.consumers.features import FeatureLayout, RankerBatch
 from provender.consumers.preprocessing import Preprocessing
 from provender.consumers.ranker_config import TASKS, RankerConfig, TableConfig
 from provender.consumers.ranker_loss import entire_space_loss
-from provender.consumers.ranking_task import PIN
+from provender.consumers.ranker_parts import check_tables, head_of, inputs_of
 from provender.consumers.table_tensors import is_key, key_tensors, table_of
 from provender.consumers.vector_inputs import VectorInputs
-from provender.plugin.errors import CheckpointError, ConfigError, FetchError
+from provender.plugin.errors import CheckpointError, FetchError
 from provender.plugin.files import write_whole
 from provender.plugin.ranker_stamp import STAMP, RankerStamp
 
@@ -105,14 +104,14 @@ class Ranker(nn.Module):
         self.stamp: RankerStamp | None = None
         self.calibration: Calibrations = {}
         self.tables = nn.ModuleDict(dict(tables or {}))
-        _check_tables(config, tables or {})
+        check_tables(config, tables or {})
         self.head: AttentionHead | None = None
         self.plain: VectorInputs | None = None
         width = preprocessing.width
         if config.reads == "attention":
-            self.head = _head(config, layout)
+            self.head = head_of(config, layout)
         elif config.reads == "concat" or config.tables or config.history is not None:
-            self.plain = _plain_inputs(config, layout)
+            self.plain = inputs_of(config, layout)
             width += self.plain.width
         self.cross = nn.ModuleList(nn.Linear(width, width) for _ in range(config.cross_layers))
         self.deep = nn.Sequential(
@@ -234,58 +233,6 @@ def _calibrated(scores: Scores, calibration: Calibrations) -> Scores:
     # No conversion is counted without its click: p(both) is at most p(click).
     given = torch.where(click > 0, both / click.clamp(min=1e-12), 0.0).clamp(max=1.0)
     return Scores(click, given)
-
-
-def _head(config: RankerConfig, layout: FeatureLayout) -> AttentionHead:
-    query = config.query or _first_pin(layout)
-    spaces = {spec.view_name: spec.space for spec in layout.embeddings}
-    return AttentionHead(
-        layout.embeddings,
-        query,
-        tasks=len(TASKS),
-        tables={
-            one.name: TableSpec(one.join_key, one.dim, one.view and spaces.get(one.view, one.view))
-            for one in config.tables
-        },
-        history=config.history,
-        width=config.head_width,
-        heads=config.attention_heads,
-        facet_dropout=config.facet_dropout,
-    )
-
-
-def _first_pin(layout: FeatureLayout) -> str:
-    for spec in layout.embeddings:
-        if spec.join_key == PIN:
-            return spec.view_name
-    raise ConfigError(
-        f"feature service {layout.service}",
-        found="no embedding view keyed by pin_id",
-        expected="the candidate's embedding, which asks in the attention head",
-        remedy="Add one to the service, or set the ranker's `vectors` to concat or none.",
-    )
-
-
-def _plain_inputs(config: RankerConfig, layout: FeatureLayout) -> VectorInputs:
-    specs = layout.embeddings if config.reads == "concat" else ()
-    return VectorInputs(
-        specs,
-        {table.name: table.dim for table in config.tables},
-        config.history,
-        [spec.view_name for spec in specs if spec.join_key == PIN],
-        geometry=config.geometry,
-    )
-
-
-def _check_tables(config: RankerConfig, tables: Mapping[str, EntityTable]) -> None:
-    wanted = sorted(table.name for table in config.tables)
-    if wanted != sorted(tables) or len(set(wanted)) != len(wanted):
-        raise ConfigError(
-            "ranker's tables",
-            found=", ".join(sorted(tables)) or "(none)",
-            expected=", ".join(wanted) or "(none)",
-            remedy="Give the ranker a table for each that its configuration names, once.",
-        )
 
 
 def _logit(rate: float) -> float:

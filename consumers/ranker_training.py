@@ -18,9 +18,9 @@ from provender.consumers.calibration import Method
 from provender.consumers.entity_table import EntityTable
 from provender.consumers.features import RankerBatch
 from provender.consumers.history_tokens import compact
-from provender.consumers.metrics import Interval, TaskMetrics, paired_interval
 from provender.consumers.preprocessing import Preprocessing
 from provender.consumers.ranker import Places, Ranker, RankerConfig, Rates, entire_space_loss
+from provender.consumers.ranker_comparison import Comparison, LiftReport, compare
 from provender.consumers.ranker_evaluation import calibrations, evaluate_ranker, parts_of
 from provender.consumers.stamping import stamp_of
 from provender.consumers.training_join import TrainingSet
@@ -39,7 +39,6 @@ __all__ = [
 
 #: (passes over the data done, at most, loss on the rows held back)
 OnEpoch = Callable[[int, int, float], None]
-FIGURES = ("auc", "log_loss")
 
 
 class TrainingConfig(BaseModel):
@@ -237,75 +236,6 @@ def _loss_of_all(ranker: Ranker, parts: Sequence[Step], rows: RankerBatch) -> fl
 def _lighter(rows: RankerBatch) -> RankerBatch:
     """Rows less what their inputs and places were made of already."""
     return replace(rows.without_context(), keys={})
-
-
-class Comparison(BaseModel):
-    """One figure of one task over the seeds; None where it is undefined."""
-
-    model_config = ConfigDict(frozen=True)
-
-    without: list[float | None]
-    with_: list[float | None] = Field(serialization_alias="with")
-    difference: Interval | None
-    reason: str | None = None
-
-
-class LiftReport(BaseModel):
-    """What the embeddings are worth: task -> figure -> comparison, paired by seed."""
-
-    model_config = ConfigDict(frozen=True)
-
-    rows: dict[str, int]
-    positives: dict[str, int]
-    coverage: dict[str, float]
-    tasks: dict[str, dict[str, Comparison]]
-
-
-def compare(
-    without: Sequence[dict[str, TaskMetrics]],
-    with_: Sequence[dict[str, TaskMetrics]],
-    training: TrainingSet,
-    evaluation: TrainingSet,
-) -> LiftReport:
-    """Put the figures of two rankers side by side, the same seeds in the same places.
-
-    Raises:
-        TrainingError: a training row that is not before every evaluation row.
-    """
-    if len(training) and len(evaluation) and training.times.max() >= evaluation.times.min():
-        raise TrainingError(
-            "comparison of rankers",
-            found="training rows as late as the evaluation",
-            expected="an evaluation of later days only",
-            remedy="Part the impressions by time.",
-        )
-    tasks = {
-        task: {figure: _compared(without, with_, task, figure) for figure in FIGURES}
-        for task in without[0]
-    }
-    return LiftReport(
-        rows={"training": len(training), "evaluation": len(evaluation)},
-        positives={task: without[0][task].positives for task in without[0]},
-        coverage=evaluation.coverage(),
-        tasks=tasks,
-    )
-
-
-def _compared(
-    without: Sequence[dict[str, TaskMetrics]],
-    with_: Sequence[dict[str, TaskMetrics]],
-    task: str,
-    figure: str,
-) -> Comparison:
-    left = [getattr(one[task], figure) for one in without]
-    right = [getattr(one[task], figure) for one in with_]
-    pairs = [(a, b) for a, b in zip(left, right, strict=True) if a is not None and b is not None]
-    return Comparison(
-        without=left,
-        with_=right,
-        difference=paired_interval([b - a for a, b in pairs]) if pairs else None,
-        reason=without[0][task].reason,
-    )
 
 
 def _split(training: TrainingSet, share: float) -> tuple[TrainingSet, TrainingSet]:

@@ -25,10 +25,12 @@ def stamp_of(ranker: Ranker, training: TrainingSet, how: BaseModel, seed: int) -
     """
     layout, config = training.layout, ranker.config
     first, last = training.window()
+    settings = {"model": config.model_dump(), "training": how.model_dump(), "seed": seed}
+    if len(ranker.tables):
+        rows = {name: ranker.table(name).row_training.model_dump() for name in ranker.tables}
+        settings["tables"] = rows
     told = {
-        "config_hash": _digest(
-            {"model": config.model_dump(), "training": how.model_dump(), "seed": seed}
-        ),
+        "config_hash": _digest(settings),
         "code_version": code_version(),
         "service": layout.service,
         "window_start": first,

@@ -45,7 +45,8 @@ class DeepFm(nn.Module):
         return found
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        return self.logit(features).sigmoid()[:, 0]
+        found: Tensor = self.logit(features).sigmoid()[:, 0]
+        return found
 
 
 class Dlrm(nn.Module):
@@ -72,7 +73,8 @@ class DeepFmWithHead(DeepFm):
         self.head = AttentionHead(LAYOUT.embeddings, "pin_v1", tasks=1)
 
     def with_vectors(self, features: dict[str, Tensor], batch: RankerBatch) -> Tensor:
-        return self.logit(features) + self.head(batch.vectors, batch.present)
+        added: Tensor = self.head(batch.vectors, batch.present)
+        return self.logit(features) + added
 
 
 class DlrmWithHead(Dlrm):
@@ -81,7 +83,8 @@ class DlrmWithHead(Dlrm):
         self.head = AttentionHead(LAYOUT.embeddings, "pin_v1", tasks=1)
 
     def with_vectors(self, dense: Tensor, sparse: Tensor, batch: RankerBatch) -> Tensor:
-        return self(dense, sparse) + self.head(batch.vectors, batch.present)
+        logits: Tensor = self(dense, sparse) + self.head(batch.vectors, batch.present)
+        return logits
 
 
 def trained(model: nn.Module, logits: Callable[[RankerBatch], Tensor], rows: RankerBatch) -> None:
