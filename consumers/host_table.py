@@ -122,8 +122,8 @@ class HostTable(EntityTable):
         self.cache.drop()
 
     def _parts(self, rows: Tensor) -> tuple[Tensor, ...]:
-        parts: tuple[Tensor, ...] = rows.split(self.cache.capacity)  # type: ignore[no-untyped-call]
-        return parts
+        size = self.cache.capacity
+        return tuple(rows[start : start + size] for start in range(0, max(len(rows), 1), size))
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool

@@ -37,10 +37,15 @@ PRODUCER = "ranker"
     epilog="Example: provender export-table demo/rankers/with-0.safetensors --table user "
     "--view user_transra --version 2 --as-of 2026-03-29",
 )
-@click.argument("ranker_path", metavar="RANKER", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument(
+    "ranker_path",
+    metavar="RANKER",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File of the ranker.",
+)
 @click.option("--table", required=True, help="Of the ranker's tables.")
 @click.option("--view", required=True, help="Its name without a version.")
-@click.option("--version", required=True, type=click.IntRange(1), help="The new version.")
+@click.option("--version", required=True, type=int, help="The new version.")
 @click.option(
     "--as-of", required=True, type=UtcTime(), help="Not before the last row learned from."
 )
@@ -60,12 +65,13 @@ def export_table(
     Rows that several keys share stay where they are.
     """
     place = Home(home)
+    declared = views_in_repo(repo or place.repo)
     snapshot = export(
         load_ranker(ranker_path),
         table,
         f"{view}_v{version}",
         as_of,
-        declared=views_in_repo(repo or place.repo),
+        declared=declared,
         root=place.snapshots,
     )
     console.print(f"{snapshot.manifest.rows:,} rows at {snapshot.path}")
