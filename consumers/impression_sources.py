@@ -50,7 +50,7 @@ Source: TypeAlias = "str | Path | DatabaseQuery | pa.Table | pd.DataFrame | Iter
 def read_by_time(source: Source, work: Path) -> Iterator[pa.Table]:
     """The rows in the order of their times, some at a time, at least one table.
 
-    Rows of one time are ordered by their ids, or without these by all that they have, so that every
+    Rows of one time are ordered by their ids, or without these by all that they have: every
     source gives the same rows in the same order. Times without a zone are UTC; labels become int8 and
     weights float32. DuckDB sorts, in bounded memory.
 
