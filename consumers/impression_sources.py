@@ -51,8 +51,8 @@ def read_by_time(source: Source, work: Path) -> Iterator[pa.Table]:
     """The rows in the order of their times, some at a time, at least one table.
 
     Rows of one time are ordered by their ids, or without these by all that they have: every
-    source gives the same rows in the same order. Times without a zone are UTC; labels become int8 and
-    weights float32. DuckDB sorts, in bounded memory.
+    source gives the same rows in the same order. Times without a zone are UTC; labels become int8
+    and weights float32. DuckDB sorts, in bounded memory.
 
     Args:
         work: a folder for streamed rows and spill files; the caller removes it.
