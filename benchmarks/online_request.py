@@ -1,7 +1,7 @@
 """One ranking request from keys to scores: 1 user, 500 candidates, views of 64, 128, 256 floats.
 
-    python benchmarks/online_request.py          # writes benchmarks/results/online_request.{json,md}
-    python benchmarks/online_request.py --quick  # a twentieth of the size, prints only
+    python benchmarks/online_request.py         # writes benchmarks/results/online_request.{json,md}
+    python benchmarks/online_request.py --quick # a twentieth of the size, prints only
 
 The same rows lie in provender's online store with its hot copy and in Feast's own SQLite store, as
 `feast materialize` wrote them, and the same attention ranker scores what either path gives. The
