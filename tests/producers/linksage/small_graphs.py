@@ -14,7 +14,7 @@ from provender.producers.linksage.page_graph import Csr, PageGraph
 from provender.producers.linksage.page_neighbours import NEIGHBOUR_TYPES, Neighbours
 from provender.producers.linksage.state_graph import StateGraph, state_graphs
 from provender.producers.linksage.walks import ALIAS, DRAWS, EDGE, RESTART
-from tests.producers.linksage.test_counter_random import plain_draw
+from tests.plugin.test_counter_random import plain_draw
 
 Links = Mapping[tuple[str, str], Sequence[tuple[int, int, float]]]
 #: (type, node), visits: the neighbours of a page.
