@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from provender.consumers.distinct_rows import distinct_rows
+from provender.consumers.features import RankerBatch
 from provender.consumers.online_fetch import OnlineFetcher
 from provender.consumers.ranker import Ranker
 from provender.consumers.served_versions import Assignment
@@ -84,19 +87,31 @@ def score(
     *,
     assignment: Assignment | None = None,
 ) -> Scored:
-    """Score candidates without sorting them; of what is live, or as assigned."""
+    """Score candidates without sorting them; of what is live, or as assigned.
+
+    Candidates of which the ranker reads the same have the same score, to the bit.
+    """
     started = time.perf_counter()
     batch = fetcher.fetch(user_id, pin_ids, context, history, assignment=assignment)
     fetched = time.perf_counter()
-    clicks = ranker.score(batch).click
     return Scored(
-        clicks=clicks,
+        clicks=_clicks(ranker, batch),
         missing={view: int((~mask).sum()) for view, mask in batch.present.items()},
         versions=batch.versions,
         fetch_seconds=fetched - started,
         score_seconds=time.perf_counter() - fetched,
         run_id=ranker.stamp.run_id if ranker.stamp else None,
     )
+
+
+def _clicks(ranker: Ranker, batch: RankerBatch) -> Tensor:
+    """p(click) of each row, of those that are the same once."""
+    context = [column.name for column in ranker.preprocessing.context]
+    distinct = distinct_rows(batch, context, [table.join_key for table in ranker.config.tables])
+    if distinct is None:
+        return ranker.score(batch).click
+    clicks = ranker.score(batch.take(torch.from_numpy(distinct.firsts))).click
+    return clicks[torch.from_numpy(distinct.places)]
 
 
 def in_order(scored: Scored, pin_ids: Sequence[int | str]) -> Ranked:

@@ -66,6 +66,22 @@ def test_equal_scores_keep_the_order_of_the_request(
     assert rank(*served, 1, strangers, CONTEXT).pins == strangers
 
 
+def test_candidates_that_are_the_same_have_one_score_wherever_they_stand(
+    served: tuple[OnlineFetcher, Ranker],
+) -> None:
+    # Strangers are the same to a ranker without learned rows: there is nothing to tell them by.
+    pins = [11, 901, 10, 902, 11, 12, 903] * 9 + [11, 904]
+    answer = rank(*served, 1, pins, CONTEXT)
+    once: dict[int, float] = {}
+    for pin, score in zip(answer.pins, answer.scores, strict=True):
+        assert score == once.setdefault(min(int(pin), 901), score)
+    assert len(set(answer.scores)) == 4
+    strangers = [pin for pin in answer.pins if int(pin) > 900]
+    assert strangers == [pin for pin in pins if pin > 900]
+    one_by_one = {"surface": "home", "position": list(range(len(pins)))}
+    assert rank(*served, 1, pins, one_by_one).pins == answer.pins, "a column that nobody reads"
+
+
 def test_context_that_is_absent_or_nan_is_refused(served: tuple[OnlineFetcher, Ranker]) -> None:
     for context in ({}, {"surface": pa.array([None] * 5)}, {"surface": math.nan}):
         with pytest.raises(FetchError):
