@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from provender.consumers.user_history import is_one_past
+
 #: What is said of two vectors of one space: dot product, cosine, minus the squared distance.
 PAIR_FEATURES = 3
 #: What is said of the dot products with the past: the largest, their mean, and one that forgets.
@@ -45,13 +47,22 @@ class Standard(nn.Module):
         self.spread.copy_(torch.where(variance > 1e-12, variance.sqrt(), 1.0))
 
 
+def cleared(vectors: Tensor, there: Tensor) -> Tensor:
+    """Return vectors (n, D), zero where bool (n,) is False, whatever stands in them."""
+    # Online most often nothing is missing, and this would be the largest part of a request.
+    on_host = not torch.compiler.is_compiling() and there.device.type == "cpu"
+    if on_host and bool(there.all()):
+        return vectors
+    return torch.where(there[:, None], vectors, 0.0)
+
+
 def pair_geometry(left: Tensor, right: Tensor, both: Tensor) -> Tensor:
     """Say how two vectors of one space lie, zero where one is missing: (B, PAIR_FEATURES).
 
     Args:
         left, right: (B, D), finite where `both`, which is bool (B,).
     """
-    left, right = (torch.where(both[:, None], side, 0.0) for side in (left, right))
+    left, right = (cleared(side, both) for side in (left, right))
     dot = (left * right).sum(1)
     left_square, right_square = left.square().sum(1), right.square().sum(1)
     cosine = dot * (left_square * right_square).clamp(min=1e-12).rsqrt()
@@ -67,6 +78,8 @@ def past_dots(candidate: Tensor, items: Tensor, places: Tensor) -> Tensor:
         items: (U, D), finite.
         places: (B, L) int64 into the items; arbitrary dots are returned for places that are -1.
     """
+    if is_one_past(places):
+        return candidate @ functional.pad(items, (0, 0, 0, 1))[places[0]].T
     padded = functional.pad(items, (0, 0, 0, 1))  # A past without any item gathers the last row.
     places = torch.where(places < 0, items.shape[0], places)  # len() would fix it in exports.
     if torch.compiler.is_compiling() or candidate.requires_grad or items.requires_grad:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from provender.consumers.user_history import History, HistorySpec
+from provender.consumers.user_history import History, HistorySpec, is_one_past
 
 #: An action's age is told by its power of two in minutes; the last is two years and all above.
 AGES = 21
@@ -40,6 +40,12 @@ class Past(NamedTuple):
             history.age_seconds,
             dict(history.vectors),
             dict(history.present),
+        )
+
+    def of_one_row(self) -> Past:
+        """The first row alone, with all items."""
+        return self._replace(
+            items=self.items[:1], kinds=self.kinds[:1], age_seconds=self.age_seconds[:1]
         )
 
 
@@ -86,18 +92,21 @@ class HistoryAttention(nn.Module):
         """
         # Each item is projected once, and gathered then; who has none gathers a row of zeros.
         known = functional.pad(self.norm(tokens), (0, 0, 0, 1))
+        one_past = is_one_past(past.items)
+        past = past.of_one_row() if one_past else past
         places = torch.where(past.items < 0, tokens.shape[0], past.items)
-        items = functional.embedding(places, known)  # (B, L, d)
+        items = functional.embedding(places, known)  # (B, L, d), of one past (1, L, d)
+        items = items[0] if one_past else items
         query = (self.ask(asked) / math.sqrt(self.split[1])).unflatten(1, self.split)
-        fit = items @ self._asked_of_items(query).transpose(1, 2)  # (B, L, H)
-        fit = (fit + self._bias(past)).masked_fill(~shown[:, :, None], -math.inf)
-        none = (query * self.nothing[0].unflatten(0, self.split)).sum(2)
-        weights = torch.cat([fit, none[:, None].to(fit)], dim=1).softmax(dim=1)  # (B, L + 1, H)
-        of_actions = weights[:, :-1].to(items.dtype)
-        answer = self._values(of_actions.transpose(1, 2) @ items)
-        answer = answer + self._of_kinds(of_actions, past.kinds)
-        left = weights[:, -1].repeat_interleave(self.split[1], dim=1)
-        return Looked(answer + left * self.nothing[1], weights)
+        fit = self._asked_of_items(query) @ items.transpose(-1, -2)  # (B, H, L)
+        fit = (fit + self._bias(past).transpose(1, 2)).masked_fill(~shown[:, None], -math.inf)
+        none = (query * self.nothing[0].unflatten(0, self.split)).sum(2, keepdim=True)
+        # Actions last: a softmax over what lies together takes a fraction of the time.
+        weights = torch.cat([fit, none.to(fit)], dim=2).softmax(dim=2)  # (B, H, L + 1)
+        of_actions = weights[:, :, :-1].to(items.dtype)
+        answer = self._values(of_actions @ items) + self._of_kinds(of_actions, past.kinds, one_past)
+        left = weights[:, :, -1].repeat_interleave(self.split[1], dim=1)
+        return Looked(answer + left * self.nothing[1], weights.transpose(1, 2))
 
     def _asked_of_items(self, query: Tensor) -> Tensor:
         """Take queries (B, H, d / H) through the keys' weights: what asks items, (B, H, d)."""
@@ -113,7 +122,9 @@ class HistoryAttention(nn.Module):
 
     def memory(self, age_seconds: Tensor) -> Tensor:
         """How much actions of an age (B, L) count in a mean that forgets, at a learned rate."""
-        return torch.exp(-age_seconds.clamp(min=0) * torch.exp(-self.log_memory)).clamp(min=1e-6)
+        ages = age_seconds[:1] if is_one_past(age_seconds) else age_seconds
+        memory = torch.exp(-ages.clamp(min=0) * torch.exp(-self.log_memory)).clamp(min=1e-6)
+        return memory.expand(age_seconds.shape)
 
     def _bias(self, past: Past) -> Tensor:
         """The learned number of each action's kind and age: (B, L, H)."""
@@ -122,12 +133,12 @@ class HistoryAttention(nn.Module):
         table = (self.kind_bias[:, None] + self.age_bias).flatten(0, 1)  # (K * AGES, H)
         return functional.embedding(past.kinds * AGES + age, table)
 
-    def _of_kinds(self, weights: Tensor, kinds: Tensor) -> Tensor:
-        """The kinds' part of the answer, without a vector an action: (B, d)."""
+    def _of_kinds(self, weights: Tensor, kinds: Tensor, one_past: bool) -> Tensor:
+        """The kinds' part of the answer, without a vector an action, from (B, H, L): (B, d)."""
         each = functional.one_hot(kinds, self.actions).to(weights.dtype)  # (B, L, K)
-        shares = each.transpose(1, 2) @ weights  # (B, K, H)
-        values = self.kind_value.unflatten(1, self.split)  # (K, H, d / H)
-        answer: Tensor = (shares[..., None] * values).sum(1).flatten(1)
+        shares = weights @ (each[0] if one_past else each)  # (B, H, K)
+        values = self.kind_value.unflatten(1, self.split).transpose(0, 1)  # (H, K, d / H)
+        answer: Tensor = (shares[..., None] * values).sum(2).flatten(1)
         return answer
 
 

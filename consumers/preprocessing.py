@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -49,10 +50,16 @@ class ContextColumn(BaseModel):
         if as_numbers is not None:
             numbers = torch.from_numpy(as_numbers.to_numpy(zero_copy_only=False).copy())
             return ((numbers - self.mean) / self.scale).to(torch.float32)[:, None]
-        places = pc.index_in(pc.cast(column, pa.string()), pa.array(self.values))
-        known = pc.fill_null(places, len(self.values)).to_numpy(zero_copy_only=False)
-        table = torch.cat([torch.eye(len(self.values)), torch.zeros(1, len(self.values))])
-        return table[torch.from_numpy(known.astype(np.int64))]
+        values, table = _one_hot(self.values)
+        places = pc.index_in(pc.cast(column, pa.string()), values)
+        known = pc.fill_null(places, len(values)).to_numpy(zero_copy_only=False)
+        return table.index_select(0, torch.from_numpy(known.astype(np.int64)))
+
+
+@lru_cache(maxsize=256)
+def _one_hot(values: tuple[str, ...]) -> tuple[pa.Array, Tensor]:
+    """The values, and a row for each and one of zeros for all others: (n + 1, n) float32."""
+    return pa.array(values), torch.eye(len(values) + 1)[:, :-1].contiguous()
 
 
 class Preprocessing(BaseModel):

@@ -95,7 +95,7 @@ def score(
     batch = fetcher.fetch(user_id, pin_ids, context, history, assignment=assignment)
     fetched = time.perf_counter()
     return Scored(
-        clicks=_clicks(ranker, batch),
+        clicks=clicks_of(ranker, batch),
         missing={view: int((~mask).sum()) for view, mask in batch.present.items()},
         versions=batch.versions,
         fetch_seconds=fetched - started,
@@ -104,8 +104,8 @@ def score(
     )
 
 
-def _clicks(ranker: Ranker, batch: RankerBatch) -> Tensor:
-    """p(click) of each row, of those that are the same once."""
+def clicks_of(ranker: Ranker, batch: RankerBatch) -> Tensor:
+    """p(click) of each row of a request, (B,) float32; rows that are the same are scored once."""
     context = [column.name for column in ranker.preprocessing.context]
     distinct = distinct_rows(batch, context, [table.join_key for table in ranker.config.tables])
     if distinct is None:

@@ -7,7 +7,7 @@ history_shaping.py.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -115,8 +115,14 @@ def _batch(
     pins: Ints,
 ) -> RankerBatch:
     rows = {USER: np.full(len(asked), user), PIN: pins[asked.rows]}
+    as_read = {
+        join_key: _in_order(places, len(reading.keys.values[join_key]))
+        for join_key, places in rows.items()
+    }
     columns = {
-        name: _spread(reading.columns[name], rows[join_key])
+        name: reading.columns[name]
+        if as_read[join_key]
+        else _spread(reading.columns[name], rows[join_key])
         for name, join_key in layout.columns().items()
     }
     return shape_batch(
@@ -133,7 +139,7 @@ def _batch(
 def _history(
     layout: FeatureLayout, spec: HistorySpec, asked: Prepared, reading: Reading, pins: Ints
 ) -> History:
-    """The past of the request's user, the same in every row."""
+    """The past of the request's user, one row that stands for all."""
     items, firsts = first_seen(asked.past)
     held = asked.past[firsts]  # (U,) places in the request's pins
     columns = {
@@ -141,23 +147,33 @@ def _history(
         for each in layout.embeddings
         if each.join_key == PIN
     }
-    count, rows = len(asked.past), len(asked)
+    count = len(asked.past)
     actions = PastActions(
-        rows=np.repeat(np.arange(rows), count),
-        places=np.tile(np.arange(count), rows),
-        items=np.tile(items, rows),
-        kinds=np.tile(asked.kinds, rows),
-        ages_us=np.tile(asked.ages_us, rows),
+        rows=np.zeros(count, np.int64),
+        places=np.arange(count),
+        items=items,
+        kinds=asked.kinds,
+        ages_us=asked.ages_us,
     )
-    return shape_history(actions, (rows, spec.length), asked.pins.take(pa.array(held)), columns)
+    one = shape_history(actions, (1, spec.length), asked.pins.take(pa.array(held)), columns)
+    shape = len(asked), spec.length
+    return replace(
+        one,
+        items=one.items.expand(shape),
+        kinds=one.kinds.expand(shape),
+        age_seconds=one.age_seconds.expand(shape),
+    )
 
 
 def _spread(column: Column, rows: Ints) -> Column:
-    """The same for rows of keys, which are often the keys themselves: then nothing is copied."""
-    if len(rows) == len(column.present) and (rows == np.arange(len(rows))).all():
-        return column
+    """The same for rows of keys."""
     ages = None if column.age_seconds is None else column.age_seconds[rows]
     return Column(column.values[rows], column.present[rows], ages)
+
+
+def _in_order(rows: Ints, keys: int) -> bool:
+    """Whether rows are the keys themselves, as they often are: then nothing need be copied."""
+    return len(rows) == keys and bool((rows == np.arange(keys)).all())
 
 
 def _of_one_type(arrays: Sequence[pa.Array]) -> list[pa.Array]:

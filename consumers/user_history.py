@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 import pyarrow as pa
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -37,6 +38,9 @@ class Action(NamedTuple):
 class History:
     """What the user of each row did before it, the latest first.
 
+    In a request all rows have one user: there `items`, `kinds` and `age_seconds` are one row that
+    is expanded to all, and not to be written to.
+
     Attributes:
         items: (B, L) int64, the place of each action's pin in `keys` and `vectors`; -1 is none.
         kinds: (B, L) int64, places in the spec's kinds; 0 where there is no action.
@@ -56,9 +60,24 @@ class History:
 
     def take(self, rows: Tensor) -> History:
         """The chosen rows, (n,) int64; pins that none of them needs stay."""
+
+        def chosen(actions: Tensor) -> Tensor:
+            if is_one_past(actions):
+                return actions[:1].expand(len(rows), -1)
+            return actions.index_select(0, rows)
+
         return replace(
             self,
-            items=self.items.index_select(0, rows),
-            kinds=self.kinds.index_select(0, rows),
-            age_seconds=self.age_seconds.index_select(0, rows),
+            items=chosen(self.items),
+            kinds=chosen(self.kinds),
+            age_seconds=chosen(self.age_seconds),
         )
+
+
+def is_one_past(actions: Tensor) -> bool:
+    """Say whether the rows of (B, L) are one row of memory: a request's, whose user is one.
+
+    What is computed of such a past is computed once. Compiled and exported heads know nothing of
+    strides and do without.
+    """
+    return not torch.compiler.is_compiling() and len(actions) > 1 and actions.stride(0) == 0

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from provender.consumers.attention_head import AttentionHead
 from provender.consumers.geometry import past_dots, past_geometry
 from provender.consumers.history_tokens import AGES, Past, compact
-from provender.consumers.user_history import History
+from provender.consumers.user_history import History, is_one_past
 from provender.plugin.errors import ConfigError
 from tests.consumers.heads import PAGE, PIN, SPECS, TABLES, USER, full_head, inputs
 
@@ -268,3 +268,37 @@ def test_what_the_head_was_built_with_has_to_be_given() -> None:
         head(vectors, present, rows, bare, items)
     with pytest.raises(ConfigError, match="names of their own"):
         AttentionHead(SPECS, PIN.view_name, tasks=1, tables={PAGE.view_name: TABLES["advertisers"]})
+
+
+@pytest.mark.parametrize("actions", [3, 0])
+def test_one_past_of_all_rows_is_looked_at_as_that_of_each(actions: int) -> None:
+    head = full_head().eval()
+    given = inputs(9)
+    items, kinds, ages = (
+        part[:1].clone()
+        for part in (given.history.items, given.history.kinds, given.history.age_seconds)
+    )
+    items[:, actions:] = -1
+    one = replace(
+        given.history,
+        items=items.expand(9, -1),
+        kinds=kinds.expand(9, -1),
+        age_seconds=ages.expand(9, -1),
+    )
+    each = replace(
+        one,
+        items=one.items.contiguous(),
+        kinds=one.kinds.contiguous(),
+        age_seconds=one.age_seconds.contiguous(),
+    )
+    assert is_one_past(one.items)
+    assert not is_one_past(each.items)
+    rows = given.vectors, given.present, given.rows
+    found = head.look(*rows, one, given.history_rows)
+    expected = head.look(*rows, each, given.history_rows)
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+    some = torch.tensor([4, 4, 0])
+    assert is_one_past(one.take(some).items)
+    for name in ("items", "kinds", "age_seconds"):
+        assert torch.equal(getattr(one.take(some), name), getattr(each.take(some), name))
