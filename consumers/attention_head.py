@@ -29,6 +29,7 @@ from provender.consumers.geometry import (
     PAIR_FEATURES,
     PAST_FEATURES,
     Standard,
+    cleared,
     pair_geometry,
     past_dots,
     past_geometry,
@@ -282,8 +283,8 @@ class AttentionHead(nn.Module):
         if past is not None and known is not None and self.past is not None:
             memory = self.past.memory(past.age_seconds)
             for view in self.past_views:
-                mine = torch.where(shown[view][:, None], vectors[view], 0.0)
-                items = torch.where(past.present[view][:, None], past.vectors[view], 0.0)
+                mine = cleared(vectors[view], shown[view])
+                items = cleared(past.vectors[view], past.present[view])
                 with_vector = _of_items(past.present[view], past.items)
                 both = known & with_vector & shown[view][:, None]
                 dots = past_dots(mine, items, past.items)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from provender.consumers.geometry import cleared
 from provender.plugin.errors import ConfigError
 from provender.plugin.spec import EmbeddingSpec
 
@@ -138,7 +139,7 @@ class FacetTokens(nn.Module):
             return self.kinds[place], None
         view, space = self.views[place], self.space_of[place]
         # Masked before the projection: a NaN times a zero weight is still a NaN.
-        vector = torch.where(present[view][:, None], vectors[view], 0.0) * self.scales[space]
+        vector = cleared(vectors[view], present[view]) * self.scales[space]
         return self.projections[space](vector) + self.kinds[place], present[view]
 
 
