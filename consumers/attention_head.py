@@ -61,8 +61,8 @@ class AttentionHead(nn.Module):
     The candidate's token is the query of a multi-head attention over all facets that are present
     and one learned token that stands for nothing, and of another over the user's last actions.
     The answers, the query, and the plain geometry of vectors that share a space go through a small
-    network to one number a task, times a gate that starts at zero: a ranker with a new head scores
-    exactly as before, and learns how far to trust it.
+    network, whose last layer is a gate to each task's logit that starts at zero: a ranker with a
+    new head scores exactly as before, and learns how far to trust it.
 
     A missing vector is masked: whatever its row holds changes nothing.
     """
@@ -111,7 +111,7 @@ class AttentionHead(nn.Module):
         #: Tables of two entities whose rows are of one length: their dot product is learned.
         self.row_pairs = [
             (left, right)
-            for left, right in combinations(self.tables, 2)
+            for left, right in combinations(self.tokens.tables, 2)
             if self.tables[left][1:] == self.tables[right][1:]
             and self.tables[left].join_key != self.tables[right].join_key
         ]
@@ -119,6 +119,7 @@ class AttentionHead(nn.Module):
         candidate = by_name[query].join_key
         self.past_views = [v for v in self.views if by_name[v].join_key == candidate]
         self.past_tables = [n for n, table in self.tables.items() if table.join_key == candidate]
+        self._compared = [name for name in self.past_tables if name in self.tokens.tables]
         self.nothing = nn.Parameter(torch.empty(width).normal_(std=0.02))
         self.unknown = nn.Parameter(torch.empty(width).normal_(std=0.02))
         self.norm = nn.LayerNorm(width)
@@ -130,7 +131,7 @@ class AttentionHead(nn.Module):
         if history is not None:
             self.past = HistoryAttention(history, width, heads)
             measured += PAST_FEATURES * len(self.past_views)
-            of_rows += PAST_FEATURES * len(self.past_tables)
+            of_rows += PAST_FEATURES * len(self._compared)
             inputs += 2 * width + 1
         self.standard = Standard(measured)
         self.facts = nn.Linear(inputs + 2 * measured, hidden)
@@ -138,8 +139,9 @@ class AttentionHead(nn.Module):
         self.row_facts = nn.Linear(of_rows, hidden, bias=False) if of_rows else None
         if self.row_facts is not None:
             nn.init.zeros_(self.row_facts.weight)
-        self.score = nn.Sequential(nn.SiLU(), nn.Linear(hidden, tasks))
-        self.gate = nn.Parameter(torch.zeros(tasks))
+        # The last layer is the gate. All of it opens at once, so that the head learns from the
+        # first steps on and not when the rest of the ranker has learned what it can.
+        self.gate = nn.Parameter(torch.zeros(tasks, hidden))
 
     def forward(
         self,
@@ -193,7 +195,7 @@ class AttentionHead(nn.Module):
         hidden = self.facts(torch.cat(told, dim=1))
         if self.row_facts is not None:
             hidden = hidden + self.row_facts(self._row_geometry(rows, past, known, items))
-        logits = self.gate * self.score(hidden)
+        logits = functional.linear(functional.silu(hidden), self.gate)
         return Attention(logits, seen.weights, None if actions is None else actions.weights)
 
     def fit(
@@ -302,7 +304,7 @@ class AttentionHead(nn.Module):
         ]
         if past is not None and known is not None and self.past is not None:
             memory = self.past.memory(past.age_seconds)
-            for name in self.past_tables:
+            for name in self._compared:
                 dots = past_dots(rows[name], items[name], past.items)
                 dots = dots / math.sqrt(self.tables[name].dim)
                 found.append(past_geometry(dots, known, memory))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -37,8 +37,10 @@ from provender.plugin.view_lookup import open_lookup
 
 #: Keys without an exact row share so many.
 BUCKETS = 1024
+#: The root mean square of rows that begin as vectors. As large as other inputs, 64 numbers that are
+#: an entity's own are soon learned by heart.
+SIZE = 0.1
 #: How vectors become rows: together to a mean square of 1, or as they are.
-Scale = Literal["unit", "as_is"]
 
 
 class RowTraining(BaseModel):
@@ -125,6 +127,19 @@ class EntityTable(nn.Module):
         return cls(known, values, training)
 
     @classmethod
+    def of_zeros(
+        cls,
+        keys: pa.Array,
+        dim: int,
+        *,
+        buckets: int = BUCKETS,
+        training: RowTraining | None = None,
+    ) -> Self:
+        """One that corrects the vectors of a view (TableConfig.corrects): nothing at first."""
+        known = normalized(keys)
+        return cls(known, torch.zeros(len(known) + buckets, dim), training)
+
+    @classmethod
     def from_view(
         cls,
         store: FeatureStore,
@@ -136,7 +151,7 @@ class EntityTable(nn.Module):
         buckets: int = BUCKETS,
         training: RowTraining | None = None,
         backfills: bool = False,
-        scale: Scale = "unit",
+        size: float | None = SIZE,
     ) -> Self:
         """One whose rows begin as a view's vectors at a time, as its point-in-time join gives them.
 
@@ -146,8 +161,8 @@ class EntityTable(nn.Module):
             as_of: nothing that was known later counts; that of the first row to be learned from.
             keys: the entities, each once.
             backfills: whether vectors count that were written later, as in `training_join`.
-            scale: `unit` multiplies all vectors by the number that brings their mean square to 1,
-                so that tables of all views learn alike; `as_is` leaves them.
+            size: all vectors are multiplied by the number that brings their root mean square to
+                it, so that tables of all views learn alike; None leaves them as they are.
 
         Raises:
             ConfigError: no such embedding view, or keys of another type.
@@ -155,9 +170,9 @@ class EntityTable(nn.Module):
         start = vectors_at(store, view, as_of, keys, backfills=backfills)
         table = cls.from_nothing(keys, start.dim, seed=seed, buckets=buckets, training=training)
         vectors = torch.from_numpy(start.vectors)
-        if scale == "unit" and len(vectors):
-            size = vectors.double().square().mean().sqrt()
-            table.scale.copy_(1 / size.clamp(min=1e-12))
+        if size is not None and len(vectors):
+            found = vectors.double().square().mean().sqrt()
+            table.scale.copy_(size / found.clamp(min=1e-12))
         if len(vectors):
             table._write(table.rows_of(start.keys), vectors * table.scale.float())
         return table

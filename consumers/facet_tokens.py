@@ -18,11 +18,16 @@ from provender.plugin.spec import EmbeddingSpec
 
 
 class TableSpec(NamedTuple):
-    """A table of learned rows: whose they are, how long, and the space that they started in."""
+    """A table of learned rows: whose they are, how long, and the space that they started in.
+
+    Attributes:
+        corrects: the view whose vectors its rows are added to; None: they stand for themselves.
+    """
 
     join_key: str
     dim: int
     space: str | None = None
+    corrects: str | None = None
 
 
 class Facets(NamedTuple):
@@ -36,9 +41,10 @@ class FacetTokens(nn.Module):
     """Turns vectors and table rows into tokens of one width.
 
     Each space has one projection, so that vectors which can be compared stay comparable; each
-    facet has a bias that says what it is. A table's row is added to the token of the first view of
-    the same entity, through a projection of its own that starts at zero; a table whose entity has
-    no view is a facet by itself. A row of zeros is a row that is not known.
+    facet has a bias that says what it is. A row that corrects a view is added to its vector before
+    the projection, once the vector is scaled. That of another table is added to the token of the
+    first view of the same entity, through a projection of its own that starts at zero; a table
+    whose entity has no view is a facet by itself. A row of zeros is a row that is not known.
 
     Attributes:
         facets: the names of the F facets: views, then tables without a view.
@@ -57,10 +63,11 @@ class FacetTokens(nn.Module):
         self.space_of = [spaces.index((spec.space, spec.dim)) for spec in specs]
         self.projections = nn.ModuleList(nn.Linear(dim, width) for _, dim in spaces)
         self.register_buffer("scales", torch.ones(len(spaces)))
-        self.tables = tuple(tables)
-        self.join_keys = {name: table.join_key for name, table in tables.items()}
+        _check_corrected(specs, tables)
+        self.corrected = {name: each.corrects for name, each in tables.items() if each.corrects}
+        self.tables = tuple(name for name in tables if name not in self.corrected)
         self.residuals = nn.ModuleList(
-            nn.Linear(table.dim, width, bias=False) for table in tables.values()
+            nn.Linear(tables[name].dim, width, bias=False) for name in self.tables
         )
         for residual in self.residuals:
             nn.init.zeros_(residual.get_parameter("weight"))
@@ -73,7 +80,8 @@ class FacetTokens(nn.Module):
             raise _doubled(self.facets)
         #: Facet -> the tables whose rows are added to it.
         self.added = [
-            [name for name in tables if name == facet or first.get(tables[name].join_key) == place]
+            [name for name in tables if facet in (name, self.corrected.get(name))]
+            + [name for name in self.tables if first.get(tables[name].join_key) == place]
             for place, facet in enumerate(self.facets)
         ]
         self.kinds = nn.Parameter(torch.empty(len(self.facets), width).normal_(std=0.02))
@@ -93,9 +101,10 @@ class FacetTokens(nn.Module):
         """
         tokens, seen = [], []
         for place, facet in enumerate(self.facets):
-            token, known = self._frozen(place, vectors, present)
+            token, known = self._frozen(place, vectors, present, rows)
             for name in self.added[place]:
-                token = token + self.residuals[self.tables.index(name)](rows[name])
+                if name not in self.corrected:
+                    token = token + self.residuals[self.tables.index(name)](rows[name])
                 there = (rows[name] != 0).any(1)
                 known = there if known is None else known | there
             assert known is not None, facet
@@ -113,9 +122,11 @@ class FacetTokens(nn.Module):
         """Return one token an item of the past: the sum of those of its views and rows: (n, d)."""
         tokens: Tensor | None = None
         for view in views:
-            part, _ = self._frozen(self.views.index(view), vectors, present)
+            part, _ = self._frozen(self.views.index(view), vectors, present, rows)
             tokens = part if tokens is None else tokens + part
         for name, row in rows.items():
+            if name in self.corrected:
+                continue
             part = self.residuals[self.tables.index(name)](row)
             tokens = part if tokens is None else tokens + part
         assert tokens is not None, "the candidate has a view"
@@ -133,14 +144,38 @@ class FacetTokens(nn.Module):
             self.scales[space] = (count / total) ** 0.5 if total > 0 else 1.0
 
     def _frozen(
-        self, place: int, vectors: Mapping[str, Tensor], present: Mapping[str, Tensor]
+        self,
+        place: int,
+        vectors: Mapping[str, Tensor],
+        present: Mapping[str, Tensor],
+        rows: Mapping[str, Tensor],
     ) -> tuple[Tensor, Tensor | None]:
         if place >= len(self.views):
             return self.kinds[place], None
         view, space = self.views[place], self.space_of[place]
         # Masked before the projection: a NaN times a zero weight is still a NaN.
         vector = cleared(vectors[view], present[view]) * self.scales[space]
+        for name in self.added[place]:
+            if name in self.corrected:
+                vector = vector + rows[name]
         return self.projections[space](vector) + self.kinds[place], present[view]
+
+
+def _check_corrected(specs: Sequence[EmbeddingSpec], tables: Mapping[str, TableSpec]) -> None:
+    by_name = {spec.view_name: spec for spec in specs}
+    for name, table in tables.items():
+        view = by_name.get(table.corrects or "")
+        if table.corrects and (
+            view is None or (view.join_key, view.dim) != (table.join_key, table.dim)
+        ):
+            there = [each for each, spec in by_name.items() if spec.join_key == table.join_key]
+            raise ConfigError(
+                f"attention head, table {name}",
+                found=f"rows of {table.dim} numbers by {table.join_key} that correct "
+                f"{table.corrects}",
+                expected=f"a view of that key and dim, of {', '.join(there) or '(no view)'}",
+                remedy="Correct the view's name, or give the table its dim.",
+            )
 
 
 def _doubled(names: Sequence[str]) -> ConfigError:

@@ -21,6 +21,9 @@ class TableConfig(BaseModel):
     join_key: str = Field(min_length=1, description="whose rows: user_id, pin_id, ...")
     dim: int = Field(ge=1, description="numbers a row")
     view: str | None = Field(None, description="the view whose snapshot it began as; none: small")
+    corrects: str | None = Field(
+        None, description="attention: the view whose vectors its rows, which begin as 0, correct"
+    )
 
 
 class RankerConfig(BaseModel):

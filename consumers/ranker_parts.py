@@ -23,7 +23,12 @@ def head_of(config: RankerConfig, layout: FeatureLayout) -> AttentionHead:
         query,
         tasks=len(TASKS),
         tables={
-            one.name: TableSpec(one.join_key, one.dim, one.view and spaces.get(one.view, one.view))
+            one.name: TableSpec(
+                one.join_key,
+                one.dim,
+                one.view and spaces.get(one.view, one.view),
+                one.corrects,
+            )
             for one in config.tables
         },
         history=config.history,

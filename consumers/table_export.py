@@ -142,8 +142,15 @@ def declaration(config: TableConfig, view_name: str) -> str:
 
 def _config(ranker: Ranker, table: str) -> TableConfig:
     for config in ranker.config.tables:
-        if config.name == table:
+        if config.name == table and config.corrects is None:
             return config
+        if config.name == table:
+            raise ConfigError(
+                f"table {table}",
+                found=f"rows that correct {config.corrects}",
+                expected="rows that are vectors by themselves",
+                remedy="Export a table that began as a view's snapshot.",
+            )
     names = ", ".join(config.name for config in ranker.config.tables)
     raise ConfigError(
         f"table {table}",

@@ -24,6 +24,8 @@ from provender.plugin.world import World
 
 #: What is done before the first piece: reading the past, labels and joins of both spans.
 _PREPARING = 5
+#: Passes without progress before a training stops.
+_PATIENCE = 2
 
 
 @click.command(epilog="Example: provender study --home demo --seeds 5 --backfills")
@@ -47,7 +49,12 @@ _PREPARING = 5
     help="Only these rankers, by their names in the table; may be given again.  [default: all]",
 )
 @click.option("--seeds", default=5, show_default=True, type=click.IntRange(1), help="Of each kind.")
-@click.option("--epochs", default=8, show_default=True, help="Passes over the data, at most.")
+@click.option("--epochs", default=12, show_default=True, help="Passes over the data, at most.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    help="Impressions a step.  [default: for 64 steps a pass, within 256 and 2,048]",
+)
 @click.option(
     "--backfills",
     is_flag=True,
@@ -63,6 +70,7 @@ def study(
     names: tuple[str, ...],
     seeds: int,
     epochs: int,
+    batch_size: int | None,
     backfills: bool,
 ) -> None:
     """Compare ways to use embeddings in a ranker, on later days: HOME/reports/study.
@@ -100,7 +108,11 @@ def study(
             pieces(
                 found,
                 chosen,
-                TrainingConfig(epochs=epochs),
+                TrainingConfig(
+                    epochs=epochs,
+                    patience=_PATIENCE,
+                    batch_size=batch_size or _batch_size(len(found.training)),
+                ),
                 range(seeds),
                 place.reports / "study" / "pieces",
                 on_piece,
@@ -111,6 +123,11 @@ def study(
     console.print(_variants(told))
     console.print(_answers(told, chosen))
     log.print(f"written to {page}")
+
+
+def _batch_size(rows: int) -> int:
+    """A power of two: few rows want small steps, or a pass is over before anything is learned."""
+    return min(2048, max(256, 1 << max(rows // 64, 1).bit_length() - 1))
 
 
 def _chosen(variants: Sequence[Variant], names: Sequence[str]) -> list[Variant]:

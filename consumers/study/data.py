@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,9 @@ import pyarrow.compute as pc
 from feast import FeatureStore
 
 from provender.consumers.action_log import ActionLog
-from provender.consumers.entity_table import EntityTable
+from provender.consumers.entity_table import EntityTable, RowTraining
 from provender.consumers.features import FeatureLayout
-from provender.consumers.impressions import load_impressions
+from provender.consumers.impressions import load_impressions, log_end, with_known_labels
 from provender.consumers.ranker_config import RankerConfig, TableConfig
 from provender.consumers.ranker_evaluation import Mask, cold_segments
 from provender.consumers.ranking_task import PIN, USER, RankingTask
@@ -32,8 +31,6 @@ from provender.plugin.spec import EmbeddingSpec
 from provender.plugin.world import World
 
 KEYS = (USER, PIN)
-#: What happens within so long after the evaluation is known to it.
-_FAR = timedelta(days=365)
 #: Called with what is being done.
 Tell = Callable[[str], None]
 
@@ -83,6 +80,7 @@ class StudyData:
                 join_key=key,
                 dim=spec.dim,
                 view=spec.view_name if variant.tables == "snapshot" else None,
+                corrects=spec.view_name if variant.tables == "residual" else None,
             )
             for key, spec in self.table_views.items()
             if variant.tables is not None
@@ -90,23 +88,35 @@ class StudyData:
         history = self.spec if variant.history else None
         return RankerConfig(vectors=variant.vectors, tables=tables, history=history)
 
-    def tables(self, variant: Variant, seed: int) -> dict[str, EntityTable]:
+    def tables(self, variant: Variant, rate: float, seed: int) -> dict[str, EntityTable]:
         """The tables of a variant as they begin: rows for whoever is in the training rows.
 
         Those that begin as a view's vectors take what was known before the first of these rows.
+
+        Args:
+            rate: at which rows learn.
         """
         if variant.tables is None:
             return {}
+        training = RowTraining(rate=rate)
         start, _ = self.training.window()
         found = {}
         for key, spec in self.table_views.items():
             keys = pc.drop_null(self.training.rows.keys[key]).unique()
             name = key.removesuffix("_id")
             if variant.tables == "nothing":
-                found[name] = EntityTable.from_nothing(keys, spec.dim, seed=seed)
+                found[name] = EntityTable.from_nothing(keys, spec.dim, seed=seed, training=training)
+            elif variant.tables == "residual":
+                found[name] = EntityTable.of_zeros(keys, spec.dim, training=training)
             else:
                 found[name] = EntityTable.from_view(
-                    self.store, spec.view_name, start, keys, seed=seed, backfills=self.backfills
+                    self.store,
+                    spec.view_name,
+                    start,
+                    keys,
+                    seed=seed,
+                    training=training,
+                    backfills=self.backfills,
                 )
         return found
 
@@ -145,12 +155,14 @@ def study_data(
         log = ActionLog.load(world, data, work, before=end)
         actions = log.with_vectors(store, layout, backfills=backfills)
     joined = []
+    # The log may end before all that follows the last impressions has come.
+    known = log_end(world, data, work)
     for name, span, until in (
         ("training", (first, last), last),
-        ("evaluation", (last, end), end + _FAR),
+        ("evaluation", (last, end), known),
     ):
         tell(f"label {name} impressions")
-        shown = load_impressions(world, data, *span, until, work)
+        shown = with_known_labels(load_impressions(world, data, *span, until, work))
         tell(f"join {name} impressions")
         joined.append(training_join(store, shown, layout, backfills=backfills, actions=actions))
     training, evaluation = joined

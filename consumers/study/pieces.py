@@ -18,10 +18,17 @@ from provender.consumers.ranker_config import RankerConfig
 from provender.consumers.ranker_evaluation import evaluate_segments
 from provender.consumers.ranker_training import TrainingConfig, train_ranker
 from provender.consumers.study.data import StudyData
-from provender.consumers.study.variants import Variant
+from provender.consumers.study.variants import Start, Variant
 from provender.plugin.files import write_whole
 from provender.plugin.manifest import code_version
 
+#: At which rows of tables learn, by what they begin as; the rows held back say which is better.
+RATES: dict[Start | None, tuple[float, ...]] = {
+    None: (1.0,),
+    "nothing": (0.002, 0.02),
+    "snapshot": (0.0002, 0.002),
+    "residual": (0.0002, 0.002),
+}
 #: (pieces done, of how many, which one has just been done or found)
 OnPiece = Callable[[int, int, str], None]
 
@@ -32,6 +39,7 @@ class Piece(BaseModel):
     Attributes:
         fingerprint: of the data, the settings and the code.
         epochs: passes over the training rows until it was best.
+        rate: at which rows of its tables learned, the best of RATES on the rows held back.
         figures: segment -> task -> figures on the later rows.
     """
 
@@ -41,6 +49,7 @@ class Piece(BaseModel):
     variant: str
     seed: int
     epochs: int
+    rate: float | None
     figures: dict[str, dict[str, TaskMetrics]]
 
 
@@ -79,14 +88,17 @@ def _made(
     data: StudyData, variant: Variant, how: TrainingConfig, seed: int, fingerprint: str
 ) -> Piece:
     training, evaluation = data.seen_by(variant)
-    trained = train_ranker(
-        training, data.config(variant), how, seed=seed, tables=data.tables(variant, seed)
-    )
+    tried = []
+    for rate in RATES[variant.tables]:
+        tables, config = data.tables(variant, rate, seed), data.config(variant)
+        tried.append((train_ranker(training, config, how, seed=seed, tables=tables), rate))
+    trained, rate = min(tried, key=lambda one: one[0].loss)
     return Piece(
         fingerprint=fingerprint,
         variant=variant.name,
         seed=seed,
         epochs=trained.epochs,
+        rate=rate if variant.tables else None,
         figures=evaluate_segments(trained.ranker, evaluation, data.segments),
     )
 
@@ -102,7 +114,14 @@ def _kept(place: Path, fingerprint: str) -> Piece | None:
 
 def _fingerprint(data: StudyData, variant: Variant, how: TrainingConfig, seed: int) -> str:
     config: RankerConfig = data.config(variant)
-    told = [data.digest, code_version(), config.model_dump_json(), how.model_dump_json(), seed]
+    told = [
+        data.digest,
+        code_version(),
+        RATES[variant.tables],
+        config.model_dump_json(),
+        how.model_dump_json(),
+        seed,
+    ]
     return hashlib.sha256(json.dumps([*told, variant.model_dump_json()]).encode()).hexdigest()
 
 

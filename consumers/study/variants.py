@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict
 
 from provender.consumers.ranker_config import Vectors
 
-#: What rows of ID tables begin as.
-Start = Literal["nothing", "snapshot"]
+#: What rows of ID tables begin as; `residual` ones begin as zeros and correct frozen vectors.
+Start = Literal["nothing", "snapshot", "residual"]
 
 NONE, FROZEN, SCRATCH, SNAPSHOT, ATTENTION = (
     "no embeddings",
@@ -67,7 +67,7 @@ def variants_of(families: Sequence[str], *, history: bool) -> list[Variant]:
         Variant(name=SCRATCH, vectors="none", tables="nothing"),
         Variant(name=SNAPSHOT, vectors="none", tables="snapshot"),
         Variant(
-            name=ATTENTION, vectors="attention", families=every, tables="snapshot", history=history
+            name=ATTENTION, vectors="attention", families=every, tables="residual", history=history
         ),
     ]
     if len(every) > 1:
@@ -77,7 +77,7 @@ def variants_of(families: Sequence[str], *, history: bool) -> list[Variant]:
     found.append(Variant(name=_LESS_TABLE, vectors="attention", families=every, history=history))
     if history:
         found += [
-            Variant(name=_LESS_PAST, vectors="attention", families=every, tables="snapshot"),
+            Variant(name=_LESS_PAST, vectors="attention", families=every, tables="residual"),
             Variant(
                 name=_LESS_HEAD,
                 vectors="concat",

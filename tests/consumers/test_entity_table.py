@@ -241,11 +241,11 @@ def test_a_table_begins_as_the_vectors_of_its_time(refreshed: Kitchen) -> None:
         )
 
     small = EntityTable.from_nothing(keys, 4, seed=0)
-    table = begun(47.9, scale="as_is")
+    table = begun(47.9, size=None)
     assert table.values[:2].tolist() == [old, [0.0, 5.0, 0.0, 0.0]]
     assert torch.equal(table.values[2:], small.values[2:]), "key 3 came later; buckets are small"
     assert float(table.scale) == 1
-    assert begun(48, scale="as_is").values[0].tolist() == new
+    assert begun(48, size=None).values[0].tolist() == new
     unit = begun(47.9)
     assert float(unit.values[:2].square().mean()) == pytest.approx(1)
     assert torch.allclose(unit.values[:2] / unit.scale.float(), table.values[:2])
