@@ -14,6 +14,7 @@ of all registries of a process are one, and kept in files.
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -142,7 +143,7 @@ class _Histogram:
 
     def __init__(self, name: str, told: str, labels: Sequence[str], edges: Sequence[float]) -> None:
         self._name, self._told, self._labels = f"provender_fetch_{name}", told, labels
-        self._edges = np.array(edges)
+        self._edges = list(edges)
         self._bins: dict[tuple[str, ...], npt.NDArray[np.int64]] = {}
         self._sums: defaultdict[tuple[str, ...], float] = defaultdict(float)
 
@@ -150,14 +151,21 @@ class _Histogram:
         size = len(self._edges) + 1
         if labels not in self._bins:
             self._bins[labels] = np.zeros(size, np.int64)
-        self._bins[labels] += np.bincount(self._edges.searchsorted(values), minlength=size)
-        self._sums[labels] += float(values.sum())
+        if len(values):
+            ends = values.min(), values.max()
+            first, last = (bisect_left(self._edges, end) for end in ends)
+            if first == last:  # A whole run has one event time: its ages need not be searched.
+                self._bins[labels][first] += len(values)
+            else:
+                places = np.searchsorted(self._edges, values)
+                self._bins[labels] += np.bincount(places, minlength=size)
+            self._sums[labels] += float(values.sum())
 
     def metric(self) -> Metric:
         from prometheus_client.core import HistogramMetricFamily
 
         metric = HistogramMetricFamily(self._name, self._told, labels=self._labels)
-        edges = [*map(str, self._edges.tolist()), "+Inf"]
+        edges = [*map(str, self._edges), "+Inf"]
         for labels, bins in self._bins.items():
             counts = zip(edges, np.cumsum(bins).tolist(), strict=True)
             metric.add_metric(labels, list(counts), self._sums[labels])

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -17,8 +18,8 @@ from feast import FeatureStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from provender.consumers.features import RankerBatch
-from provender.consumers.fetch_metrics import FetchMetrics
+from provender.consumers.features import Column, RankerBatch
+from provender.consumers.fetch_metrics import AGES, FetchMetrics
 from provender.consumers.fetch_request import Request
 from provender.consumers.micro_batches import MicroBatcher
 from provender.consumers.online_fetch import OnlineFetcher
@@ -443,3 +444,14 @@ def test_the_time_of_a_request_is_its_own(served: FeatureStore) -> None:
     history = fetcher.fetch(1, [10], history=[Action(10, "click", started)]).history
     assert history is not None
     assert 0 < history.age_seconds[0, 0] < timedelta(minutes=10).total_seconds()
+
+
+@given(st.lists(st.sampled_from([0.0, 59.0, 60.0, 61.0, 3600.0, 1e9]), max_size=8))
+def test_ages_are_counted_up_to_the_edges_of_their_bins(ages: list[float]) -> None:
+    metrics, known = FetchMetrics(), np.array(ages, np.float64)
+    column = Column(np.zeros((len(ages), 2), np.float32), np.ones(len(ages), np.bool_), known)
+    metrics.read("s", {"v": column})
+    for edge in (*AGES, math.inf):
+        le = "+Inf" if edge == math.inf else str(edge)
+        found = value(metrics, "provender_fetch_age_seconds_bucket", service="s", view="v", le=le)
+        assert (found or 0.0) == sum(age <= edge for age in ages)
