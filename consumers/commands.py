@@ -197,7 +197,7 @@ def _impressions(bar: Progress, world: World, data: Path, work: Path) -> tuple[p
     return with_known_labels(training), with_known_labels(evaluation)
 
 
-@click.command(epilog="Example: provender request --home demo --user 7 --candidates 500")
+@click.command(epilog="Example: provender request --home demo --user 1000000007 --candidates 500")
 @at_home
 @click.option("--user", help="Key of the user; default: one of the last evaluation day.")
 @click.option(

@@ -66,9 +66,17 @@ class ExplainRequest(BaseModel):
 
 
 @click.command(
-    name="explain", epilog="Example: provender explain --home demo --user 7 --pin 12 --pin 40"
+    name="explain",
+    epilog="Example: provender explain --home demo --user 1000000007 --pin 2000000012 "
+    "--pin 2000000040",
 )
-@click.argument("asked", metavar="[REQUEST]", required=False, type=click.Path(path_type=Path))
+@click.argument(
+    "asked",
+    metavar="[REQUEST]",
+    required=False,
+    type=click.Path(path_type=Path),
+    help="JSON file; all that it leaves out is drawn.",
+)
 @at_home
 @click.option("--user", help="Key of the user; default: one of the last evaluation day.")
 @click.option("--pin", "pins", multiple=True, help="A candidate; may be given several times.")
