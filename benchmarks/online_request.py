@@ -111,7 +111,7 @@ def applied(folder: Path, kind: str, snapshots: Path) -> FeatureStore:
         )
         for name, (entity, dim) in VIEWS.items()
     ]
-    store.apply([*entities.values(), *views, FeatureService(name=SERVICE, features=views)])
+    store.apply([*entities.values(), *views, FeatureService(name=SERVICE, features=list(views))])
     return store
 
 
@@ -271,7 +271,8 @@ def page(told: dict[str, Any]) -> str:
         f"1 user and {told['candidates']} candidates of {told['pins']:,} pins, views of 64 (user), "
         f"128 and 256 (pin) floats, to scores by the attention ranker; {told['requests']} requests "
         f"in turns of {RUN} after {WARM} that are not counted, "
-        f"medians, one process, {told['threads']} thread(s) of torch, {told['machine']}.",
+        f"medians, one process, {told['threads']} thread(s) of torch, {told['machine']}, "
+        f"load average {told['load']:.1f} at the end (about 1 is this process alone).",
         "",
         "| | p50 ms | p99 ms | fetch p50 ms | fetch p99 ms | fetch, CPU ms | score, CPU ms "
         "| fetch's share | of CPU |",
