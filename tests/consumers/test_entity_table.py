@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from provender.consumers.entity_table import EntityTable, RowTraining
+from provender.consumers.entity_table import SIZE, EntityTable, RowTraining
 from provender.plugin.errors import ConfigError
 from tests.consumers.kitchen import Kitchen, Version, hours
 
@@ -247,7 +247,7 @@ def test_a_table_begins_as_the_vectors_of_its_time(refreshed: Kitchen) -> None:
     assert float(table.scale) == 1
     assert begun(48, size=None).values[0].tolist() == new
     unit = begun(47.9)
-    assert float(unit.values[:2].square().mean()) == pytest.approx(1)
+    assert float(unit.values[:2].square().mean()) == pytest.approx(SIZE**2)
     assert torch.allclose(unit.values[:2] / unit.scale.float(), table.values[:2])
     strict = EntityTable.from_view(store, "user_test_v1", hours(48), keys, seed=0)
     assert torch.equal(strict.values, small.values), "nothing had been written by then"
