@@ -79,7 +79,8 @@ class Checker:
             self._truths[view] = Truth(self._snapshots, view)
         vectors, present = batch.vectors[view].numpy(), batch.present[view].numpy()
         if view.startswith("pin"):
-            return self._truths[view].agrees(self.pins, vectors, present)
+            # Pins of which the ranker reads the same come once.
+            return self._truths[view].agrees(batch.keys["pin_id"].to_pylist(), vectors, present)
         # One row a candidate, all of the one user.
         alike = bool((vectors == vectors[0]).all() and (present == present[0]).all())
         return alike and self._truths[view].agrees([self.user], vectors[:1], present[:1])
