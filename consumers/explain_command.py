@@ -19,6 +19,7 @@ from provender.consumers.action_log import ActionLog
 from provender.consumers.explanation import Explanation, explain, one_row
 from provender.consumers.explanation_page import age_of, charts_of, explanation_page
 from provender.consumers.impressions import load_impressions
+from provender.consumers.key_option import key_like
 from provender.consumers.online_fetch import OnlineFetcher
 from provender.consumers.ranker import Ranker, load_ranker
 from provender.consumers.ranking_task import PIN, USER, context_columns
@@ -193,29 +194,12 @@ def _drawn(
         context = {name: shown[name][row].as_py() for name in names}
     return told.model_copy(
         update={
-            "user": _as_key("user", user, examples[USER]),
-            "pins": [_as_key("pin", pin, examples[PIN]) for pin in pins],
+            "user": key_like("request, user", user, examples[USER]),
+            "pins": [key_like("request, pin", pin, examples[PIN]) for pin in pins],
             "at": told.at or start,
             "context": context,
         }
     )
-
-
-def _as_key(what: str, given: Key, example: Key) -> Key:
-    """Return a key in the type that the world's keys have."""
-    if isinstance(given, type(example)):
-        return given
-    if isinstance(example, str):
-        return str(given)
-    try:
-        return int(given)
-    except ValueError:
-        raise FetchError(
-            f"request, {what}",
-            found=repr(given),
-            expected=f"a whole number, like {example}",
-            remedy="Give the key as it stands in the events.",
-        ) from None
 
 
 def _past(world: World, data: Path, told: ExplainRequest) -> list[PastOfRequest]:

@@ -150,10 +150,13 @@ def _refused(error: ValidationError) -> FetchError:
         text = repr(given)
         found = text if len(text) <= 80 else text[:77] + "..."
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 and not numbers else ""
+    expected = first["msg"]
+    if names[:1] == ["context"] and first["type"] == "bool_type":  # No alternative fits.
+        expected, more = "a number, text, true or false, or a list of one for each candidate", ""
     return FetchError(
         ", ".join(["request", ".".join(names)]) if names else "request",
         found=found + more,
-        expected=first["msg"],
+        expected=expected,
         remedy="Correct the request.",
     )
 

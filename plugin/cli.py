@@ -37,9 +37,13 @@ COMMANDS = {
     "dataset": Command(
         "provender.consumers.dataset_command:dataset", "Write training rows for other learners."
     ),
-    "rank": Command("provender.consumers.commands:rank", "Train rankers without and with vectors."),
+    "rank": Command(
+        "provender.consumers.rank_command:rank", "Train rankers without and with vectors."
+    ),
     "study": Command("provender.consumers.study.command:study", "Compare uses of embeddings."),
-    "request": Command("provender.consumers.commands:request", "Answer one ranking request."),
+    "request": Command(
+        "provender.consumers.request_command:request", "Answer one ranking request."
+    ),
     "explain": Command(
         "provender.consumers.explain_command:explain_request", "Say what carried a score."
     ),
