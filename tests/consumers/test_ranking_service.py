@@ -109,6 +109,7 @@ def test_context_that_is_no_number(client: TestClient) -> None:
 #: What is changed in a request, and what a refusal then names.
 MEANINGLESS: list[tuple[dict[str, Any], str, str]] = [
     ({"context": {}}, "request", "context (none)"),
+    ({"context": {"position": None}}, "request, context.position", "None"),
     ({"context": {"place": ["home"]}}, "context place", "1 values"),
     ({"context": {"place": None}}, "request, context.place", "None"),
     ({"context": {"place": {"a": 1}}}, "request, context.place", "{'a': 1}"),
