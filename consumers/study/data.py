@@ -253,9 +253,13 @@ def _digest(*parts: TrainingSet) -> str:
             str({view: [run.run_id for run in runs] for view, runs in rows.runs.items()}).encode()
         )
         digest.update(rows.times.tobytes())
-        for told in (rows.rows.labels, rows.rows.weights, rows.rows.present):
+        batch = rows.rows
+        for told in (batch.labels, batch.weights, batch.present, {"": batch.dense}):
             for name in sorted(told):
                 digest.update(name.encode() + told[name].numpy().tobytes())
+        for columns in (batch.keys, batch.context):
+            for name in sorted(columns):
+                digest.update(f"{name}{columns[name].to_pylist()}".encode())
         if rows.rows.history is not None:
             digest.update(rows.rows.history.items.numpy().tobytes())
     return digest.hexdigest()

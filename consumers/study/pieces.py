@@ -26,7 +26,7 @@ from provender.plugin.manifest import code_version
 RATES: dict[Start | None, tuple[float, ...]] = {
     None: (1.0,),
     "nothing": (0.002, 0.02),
-    "snapshot": (0.0002, 0.002),
+    "snapshot": (0.00002, 0.0002, 0.002),
     "residual": (0.0002, 0.002),
 }
 #: (pieces done, of how many, which one has just been done or found)
