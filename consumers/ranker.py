@@ -240,8 +240,8 @@ def _logit(rate: float) -> float:
     return math.log(rate / (1 - rate))
 
 
-#: What a checkpoint holds changed: rankers with a head of format 1 had another head.
-_FORMAT = 2
+#: What a checkpoint holds: since format 3 vectors are read as heads and inputs read them now.
+_FORMAT = 3
 
 
 class _Card(BaseModel):
@@ -299,8 +299,8 @@ def load_ranker(path: Path) -> Ranker:
         if _checksum(told + (stamp or ""), weights) != metadata.get("sha256"):
             raise ValueError("another checksum than was written with it")
         card = _Card.model_validate_json(told)
-        if card.format < _FORMAT and card.config.query is not None:
-            raise ValueError("an attention head of an older kind, which is no more")
+        if card.format < _FORMAT and card.config.reads != "none":
+            raise ValueError("vectors that are read in an older way, which is no more")
         tables = {name: table_of(name, weights, how) for name, how in card.tables.items()}
         ranker = Ranker(card.config, card.layout, card.preprocessing, tables)
         ranker.load_state_dict({n: tensor for n, tensor in weights.items() if not is_key(n)})

@@ -16,8 +16,8 @@ from provender.consumers.geometry import PAIR_FEATURES, Standard, pair_geometry
 from provender.consumers.user_history import History, HistorySpec
 from provender.plugin.spec import EmbeddingSpec
 
-#: The root mean square of a vector's numbers as inputs. As large as other inputs, 64 numbers that are
-#: an entity's own are soon learned by heart.
+#: The root mean square of a vector's numbers as inputs. As large as other inputs, 64 numbers that
+#: are an entity's own are soon learned by heart.
 SIZE = 0.1
 
 

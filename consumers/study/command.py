@@ -15,7 +15,7 @@ from provender.consumers.study.pieces import Piece, pieces
 from provender.consumers.study.report import write_report
 from provender.consumers.study.tables import difference
 from provender.consumers.study.variants import Variant, questions, variants_of
-from provender.plugin.console import console, log, progress
+from provender.plugin.console import log, print_table, progress
 from provender.plugin.errors import ConfigError
 from provender.plugin.home import Home
 from provender.plugin.options import at_home
@@ -120,8 +120,8 @@ def study(
         )
     told = _study(home.resolve().name, found, chosen, made, range(seeds))
     page = write_report(place.reports / "study", told, questions(chosen))
-    console.print(_variants(told))
-    console.print(_answers(told, chosen))
+    print_table(_variants(told))
+    print_table(_answers(told, chosen))
     log.print(f"written to {page}")
 
 
