@@ -191,7 +191,8 @@ def test_the_tables_end_as_they_were_at_the_best_pass() -> None:
 
 def test_vectors_as_inputs_find_what_is_planted_and_none_does_not() -> None:
     training, evaluation = world(6000, seed=1), world(3000, seed=2)
-    how = TrainingConfig(epochs=8, batch_size=256, learning_rate=5e-3)
+    # Products of small inputs show after some passes.
+    how = TrainingConfig(epochs=20, patience=4, batch_size=256, learning_rate=5e-3)
     found = {}
     for vectors in KINDS:
         plain = config(vectors, with_tables=False, with_past=False)
