@@ -12,7 +12,9 @@ from feast import FeatureStore
 from rich.progress import Progress
 from rich.table import Table
 
+from provender.consumers.action_log import ActionLog
 from provender.consumers.features import FeatureLayout
+from provender.consumers.finetuning import correcting, correcting_tables, past_of
 from provender.consumers.impressions import load_impressions, log_end, with_known_labels
 from provender.consumers.metrics import Interval, TaskMetrics
 from provender.consumers.ranker import RankerConfig, save_ranker
@@ -34,7 +36,7 @@ from provender.plugin.options import at_home
 from provender.plugin.repo import open_store
 from provender.plugin.world import World
 
-WITHOUT, WITH = "without", "with"
+WITHOUT, WITH, FINETUNED = "without", "with", "finetuned"
 SERVICE = "ranker_transra"
 NAMES = {"auc": "AUC", "log_loss": "log loss"}
 
@@ -61,9 +63,15 @@ NAMES = {"auc": "AUC", "log_loss": "log loss"}
     help="Let the rankers be served versions that are anchored to the one they learn from.",
 )
 @click.option(
+    "--finetune",
+    is_flag=True,
+    help="Let the rankers with embeddings look at the users' past, if the world says what they "
+    "did, and learn rows that correct the vectors of users and pins.",
+)
+@click.option(
     "--name",
     help="Of the rankers with embeddings: HOME/rankers/NAME-SEED.safetensors.  "
-    f"[default: the service; of {SERVICE}: {WITH}]",
+    f"[default: the service; of {SERVICE}: {WITH}; with --finetune: {FINETUNED}]",
 )
 def rank(
     home: Path,
@@ -76,23 +84,37 @@ def rank(
     epochs: int,
     backfills: bool,
     accept_anchored: bool,
+    finetune: bool,
     name: str | None,
 ) -> None:
     """Train CTR and CVR rankers without and with embeddings, and judge them on later days."""
     place = Home(home)
     world = World.load(world_path or place.world)
     store = open_store(repo or place.repo)
-    named = _name(name, service)
+    named = _name(name or (FINETUNED if finetune else None), service)
+    layouts = {
+        WITHOUT: FeatureLayout.of_service(store, baseline),
+        WITH: FeatureLayout.of_service(store, service),
+    }
+    query = _candidate(layouts[WITH])
     with progress() as bar:
-        spans = _impressions(bar, world, data or place.data, place.runs / "impressions")
+        where = (data or place.data, place.runs / "impressions")
+        spans = _impressions(bar, world, *where)
+        past = None
+        if finetune:
+            end = world.dates.evaluation()[1]
+            past = past_of(store, world, *where, layouts[WITH], before=end, backfills=backfills)
         joined = {
-            kind: _joined(bar, store, spans, read, backfills)
-            for kind, read in ((WITHOUT, baseline), (WITH, service))
+            WITHOUT: _joined(bar, store, spans, layouts[WITHOUT], backfills, None),
+            WITH: _joined(bar, store, spans, layouts[WITH], backfills, past),
         }
         configs = {
             WITHOUT: RankerConfig(),
             WITH: RankerConfig(
-                query=_candidate(joined[WITH][0].layout), accepts_anchored=accept_anchored
+                query=query,
+                tables=correcting(layouts[WITH]) if finetune else (),
+                history=None if past is None else past.spec,
+                accepts_anchored=accept_anchored,
             ),
         }
         how = TrainingConfig(epochs=epochs)
@@ -130,14 +152,15 @@ def _joined(
     bar: Progress,
     store: FeatureStore,
     spans: tuple[pa.Table, pa.Table],
-    service: str,
+    layout: FeatureLayout,
     backfills: bool,
+    past: ActionLog | None,
 ) -> Spans:
     """Join the training and the evaluation impressions with a service's features."""
-    task = bar.add_task(f"join {service}", total=2, note="")
-    training = training_join(store, spans[0], service, backfills=backfills)
+    task = bar.add_task(f"join {layout.service}", total=2, note="")
+    training = training_join(store, spans[0], layout, backfills=backfills, actions=past)
     bar.advance(task)
-    evaluation = training_join(store, spans[1], service, backfills=backfills)
+    evaluation = training_join(store, spans[1], layout, backfills=backfills, actions=past)
     bar.advance(task)
     return training, evaluation
 
@@ -155,7 +178,8 @@ def _trained(
     task = bar.add_task(f"train {file.name}", total=seeds, note="")
     figures = []
     for seed in range(seeds):
-        trained = train_ranker(training, config, how, seed=seed)
+        tables = correcting_tables(training) if config.tables else None
+        trained = train_ranker(training, config, how, seed=seed, tables=tables)
         figures.append(evaluate_ranker(trained.ranker, evaluation))
         save_ranker(file.with_name(f"{file.name}-{seed}.safetensors"), trained.ranker)
         bar.update(task, advance=1, note=f"{trained.epochs} passes")

@@ -14,13 +14,12 @@ import numpy as np
 import pyarrow.compute as pc
 from feast import FeatureStore
 
-from provender.consumers.action_log import ActionLog
 from provender.consumers.entity_table import EntityTable, RowTraining
 from provender.consumers.features import FeatureLayout
+from provender.consumers.finetuning import KEYS, past_of, table_name, table_views
 from provender.consumers.impressions import load_impressions, log_end, with_known_labels
 from provender.consumers.ranker_config import RankerConfig, TableConfig
 from provender.consumers.ranker_evaluation import Mask, cold_segments
-from provender.consumers.ranking_task import PIN, USER, RankingTask
 from provender.consumers.study.variants import Variant
 from provender.consumers.training_join import TrainingSet, training_join
 from provender.consumers.user_history import HistorySpec
@@ -30,7 +29,6 @@ from provender.plugin.snapshot_source import snapshot_folder, snapshots_at, sour
 from provender.plugin.spec import EmbeddingSpec
 from provender.plugin.world import World
 
-KEYS = (USER, PIN)
 #: Called with what is being done.
 Tell = Callable[[str], None]
 
@@ -76,7 +74,7 @@ class StudyData:
         """The ranker of a variant."""
         tables = tuple(
             TableConfig(
-                name=key.removesuffix("_id"),
+                name=table_name(key),
                 join_key=key,
                 dim=spec.dim,
                 view=spec.view_name if variant.tables == "snapshot" else None,
@@ -103,7 +101,7 @@ class StudyData:
         found = {}
         for key, spec in self.table_views.items():
             keys = pc.drop_null(self.training.rows.keys[key]).unique()
-            name = key.removesuffix("_id")
+            name = table_name(key)
             if variant.tables == "nothing":
                 found[name] = EntityTable.from_nothing(keys, spec.dim, seed=seed, training=training)
             elif variant.tables == "residual":
@@ -149,11 +147,9 @@ def study_data(
     layout = _layout(store, service, families)
     first = world.dates.as_ofs()[0]
     last, end = world.dates.evaluation()
-    actions = None
-    if RankingTask.of_world(world).history is not None:
-        tell("read the past")
-        log = ActionLog.load(world, data, work, before=end)
-        actions = log.with_vectors(store, layout, backfills=backfills)
+    tell("read the past")
+    where = (store, world, data, work, layout)
+    actions = past_of(*where, before=end, backfills=backfills)
     joined = []
     # The log may end before all that follows the last impressions has come.
     known = log_end(world, data, work)
@@ -172,7 +168,7 @@ def study_data(
         training=training,
         evaluation=evaluation,
         segments={"all": everyone, **cold_segments(training, evaluation)},
-        table_views=_table_views(layout),
+        table_views=table_views(layout),
         spec=None if actions is None else actions.spec,
         backfills=backfills,
         digest=_digest(training, evaluation),
@@ -208,17 +204,6 @@ def _has_vectors(store: FeatureStore, spec: EmbeddingSpec) -> bool:
     """Whether a view has a snapshot; files of the user's own are taken to have vectors."""
     path = source_path(store.get_feature_view(spec.view_name).batch_source)
     return snapshot_folder(path) is None or bool(snapshots_at(path))
-
-
-def _table_views(layout: FeatureLayout) -> dict[str, EmbeddingSpec]:
-    """The views that tables begin as: of a family that has both, of TransRA first."""
-    by_family: dict[str, dict[str, EmbeddingSpec]] = {}
-    for spec in layout.embeddings:
-        by_family.setdefault(spec.family, {})[spec.join_key] = spec
-    for family in sorted(by_family, key=lambda each: (each != "transra", each)):
-        if set(by_family[family]) == set(KEYS):
-            return {key: by_family[family][key] for key in KEYS}
-    return {}
 
 
 def _seen(rows: TrainingSet, variant: Variant) -> TrainingSet:
