@@ -266,7 +266,7 @@ def figures(times: Times) -> dict[str, dict[str, float]]:
 
 def page(told: dict[str, Any]) -> str:
     lines = [
-        "# One ranking request, online",
+        "One ranking request, online:",
         "",
         f"1 user and {told['candidates']} candidates of {told['pins']:,} pins, views of 64 (user), "
         f"128 and 256 (pin) floats, to scores by the attention ranker; {told['requests']} requests "
