@@ -170,7 +170,7 @@ def main() -> None:
     cases = [(views, length) for length in (0, told.history) for views in (2, 3, 5)]
     found = [measure(views, told.batch, length, told.repeats) for views, length in cases]
     lines = [
-        "# A training step: attention head against concatenation",
+        "A training step, attention head against concatenation:",
         "",
         f"Batch {told.batch:,}, the same DCNv2 ranker, {told.repeats} steps of each in turn, "
         f"{torch.get_num_threads()} thread(s); medians. Target: a ratio of at most 1.5.",

@@ -73,7 +73,7 @@ def _checked(who: str, told: Told) -> Told:
 def table(told: Told) -> str:
     """Return the figures as Markdown."""
     lines = [
-        f"# {told['rows']:,} impressions to batches of 4,096: {told['keys']:,} users x 64 and "
+        f"{told['rows']:,} impressions to batches of 4,096: {told['keys']:,} users x 64 and "
         f"pins x 256, five snapshots",
         "",
         "| medians | rows/s | wall s | CPU s | peak MiB |",
